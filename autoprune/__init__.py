@@ -1,0 +1,1 @@
+"""Hardware-aware AutoML search for pruning."""

@@ -1,0 +1,178 @@
+"""What a measurement was taken on, of, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol as TypingProtocol
+from typing import runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """A device as a latency table sees it: two that compare equal may share one.
+
+    Attributes:
+        name: what the hardware calls itself ("AMD EPYC 9B45", "NVIDIA H200").
+        runtime: "onnxruntime", "tensorrt", "pytorch", ...
+        runtime_version: of the runtime.
+        provider: execution provider or mode of the runtime ("cpu", "cuda", "eager").
+        precision: "fp32", "fp16", "bf16", "int8", ...
+        threads: intra-op threads; 0 where the runtime has none.
+        details: what else is worth keeping (driver, clocks, locked, governor, instruction set);
+            told in the table, not compared.
+    """
+
+    name: str
+    runtime: str
+    runtime_version: str
+    provider: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+    details: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def differences(self, other: DeviceSpec) -> dict[str, tuple[object, object]]:
+        """The compared fields in which two devices differ, as (ours, theirs)."""
+        ours, theirs = asdict(self), asdict(other)
+        return {
+            name: (ours[name], theirs[name])
+            for name in ours
+            if name != "details" and ours[name] != theirs[name]
+        }
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
+        return (
+            f"{self.name} · {self.runtime} {self.runtime_version} "
+            f"({self.provider}, {self.precision}{threads})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A network ready to be measured.
+
+    Attributes:
+        key: names it in the results; unique within a call.
+        onnx: the serialised ONNX model.
+        inputs: name → array to feed, of the shapes the latency is asked for.
+        path: a file holding the same bytes, where one exists.
+    """
+
+    key: str
+    onnx: bytes
+    inputs: Mapping[str, npt.NDArray[np.generic]]
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class MeasuringProtocol:
+    """How to measure on a machine that is not quiet.
+
+    The reference (the first artifact) is run before each of the others in every round, rounds
+    visit the artifacts in shuffled order, and a ratio is taken against the reference's runs
+    beside it; so a drift of the machine cancels.
+
+    Attributes:
+        warmup: untimed runs of each artifact.
+        runs: timed runs in a row of each artifact, each round; their minimum counts.
+        min_rounds: rounds at least (a confidence interval needs several).
+        max_rounds: rounds at most.
+        width: stop when the half width of each ratio's confidence interval is below this
+            fraction of the ratio.
+        timeout_s: stop after this long, whatever the intervals.
+        confidence: of the intervals, two-sided.
+        seed: of the shuffling.
+        kernels: also profile each artifact's kernels (in `Measurement.kernels`).
+    """
+
+    warmup: int = 3
+    runs: int = 5
+    min_rounds: int = 6
+    max_rounds: int = 40
+    width: float = 0.02
+    timeout_s: float = 60.0
+    confidence: float = 0.95
+    seed: int = 0
+    kernels: bool = False
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel as the runtime ran it.
+
+    Attributes:
+        name: the runtime's name of the (fused) node.
+        layers: names of the ONNX nodes or network layers it covers, as far as known.
+        op: the runtime's op type.
+        latency_ms: robust mean over runs.
+        input_shapes: of the node's inputs, in the runtime's order.
+        output_shapes: of the node's outputs.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    op: str
+    latency_ms: float
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    output_shapes: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of one artifact; an error is a value, so one never ends a batch.
+
+    Attributes:
+        key: the artifact's.
+        latency_ms: robust estimate for one forward pass; NaN with an error.
+        latency_interval_ms: its confidence interval.
+        ratio: latency over the reference's (the first artifact's) beside it; drift cancels.
+        ratio_interval: confidence interval of the ratio.
+        samples_ms: each round's figure (the minimum over its runs).
+        reference_ms: the reference's figure beside each of them.
+        energy_mj: for one forward pass, or None where nothing can be read.
+        kernels: the runtime's own times of its kernels, if asked for.
+        stopped: why measuring ended: "interval" (narrow enough), "time" or "rounds".
+        error: why there is no figure, or None.
+    """
+
+    key: str
+    latency_ms: float = math.nan
+    latency_interval_ms: tuple[float, float] = (math.nan, math.nan)
+    ratio: float = math.nan
+    ratio_interval: tuple[float, float] = (math.nan, math.nan)
+    samples_ms: tuple[float, ...] = ()
+    reference_ms: tuple[float, ...] = ()
+    energy_mj: float | None = None
+    kernels: tuple[KernelTime, ...] = ()
+    stopped: str = ""
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a figure."""
+        return self.error is None
+
+
+@runtime_checkable
+class Profiler(TypingProtocol):
+    """Measures networks on a device: the one thing a custom profiler implements."""
+
+    @property
+    def device(self) -> DeviceSpec:
+        """What it measures on."""
+
+    def measure(
+        self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
+    ) -> list[Measurement]:
+        """Measure artifacts; the first is the reference of every ratio.
+
+        Returns:
+            One measurement for each artifact, in their order; a failure is a Measurement with
+            `error` set, never an exception.
+        """
