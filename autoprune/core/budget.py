@@ -138,7 +138,7 @@ class Budget:
         if isinstance(text, Budget):
             return text
         if isinstance(text, Mapping):
-            pairs = [(str(name), value) for name, value in text.items()]
+            pairs: list[tuple[str, float | str | Limit]] = [(str(n), v) for n, v in text.items()]
         else:
             pairs = []
             for part in filter(None, (p.strip() for p in text.split(","))):
@@ -155,7 +155,7 @@ class Budget:
             if metric == "flops":
                 limit = _limit("macs", value)
                 metric = "macs"
-                value = limit if limit.relative else Limit(limit.value / 2)  # type: ignore[assignment]
+                value = limit if limit.relative else Limit(limit.value / 2)
             if metric in bounds:
                 raise BudgetError(f"budget {metric} must be given once, got it twice")
             bounds[metric] = value

@@ -145,8 +145,9 @@ class KernelGraph:
 
     def instantiate(self, kept: npt.ArrayLike) -> Workloads:
         """The shapes of (N, G) kept units, unchecked (for loops over many candidates)."""
-        kept = np.asarray(kept, dtype=np.int64)
-        return Workloads(self, kept, self.base + kept @ self.weight.T)
+        rows: Ints = np.asarray(kept, dtype=np.int64)
+        sizes: Ints = self.base + rows @ self.weight.T
+        return Workloads(self, rows, sizes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ class CostModel(ABC):
 
     def update(self, workloads: Workloads, measurements: Sequence[Measurement]) -> None:
         """Learn from end-to-end measurements of N candidates; nothing to learn by default."""
+        del workloads, measurements
 
 
 class Combined(CostModel):
