@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from autoprune.core.cost import Cost
 from autoprune.core.errors import BudgetError
@@ -28,7 +29,6 @@ _ALIASES = {
     "energy": "energy_mj",
     "memory": "memory_bytes",
     "parameters": "params",
-    "flops": "flops",
 }
 _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ%]*)\s*$")
 
@@ -65,7 +65,8 @@ def _limit(metric: str, given: float | int | str | Limit) -> Limit:
 
 def _parse_limit(metric: str, text: str) -> Limit:
     match = _NUMBER.match(text)
-    units = _UNITS.get(metric, {"": 1.0})
+    kind = "memory_bytes" if metric.endswith("_bytes") else metric
+    units = _UNITS.get(kind, {"": 1.0})
     if match:
         number, unit = float(match[1]), match[2]
         if unit in ("x", "X"):
@@ -149,18 +150,21 @@ class Budget:
                         f"got {part!r}"
                     )
                 pairs.append((name.strip(), value.strip()))
-        bounds: dict[str, float | str | Limit] = {}
-        for name, value in pairs:
-            metric = _ALIASES.get(name, name)
-            if metric == "flops":
-                limit = _limit("macs", value)
-                metric = "macs"
-                value = limit if limit.relative else Limit(limit.value / 2)
+        bounds: dict[str, Limit] = {}
+        for name, given in pairs:
+            metric = "macs" if name == "flops" else _ALIASES.get(name, name)
+            limit = _limit(metric, given)
+            if name == "flops" and not limit.relative:
+                limit = Limit(limit.value / 2)
             if metric in bounds:
                 raise BudgetError(f"budget {metric} must be given once, got it twice")
-            bounds[metric] = value
-        own = {m: bounds.pop(m) for m in list(bounds) if m in _UNITS}
-        return cls(**own, extra=bounds)  # type: ignore[arg-type]
+            bounds[metric] = limit
+        return cls._of(bounds)
+
+    @classmethod
+    def _of(cls, bounds: Mapping[str, Limit]) -> Budget:
+        own: dict[str, Any] = {m: limit for m, limit in bounds.items() if m in _UNITS}
+        return cls(**own, extra={m: limit for m, limit in bounds.items() if m not in _UNITS})
 
     def absolute(self, dense: Cost) -> Budget:
         """The same budget with every relative bound turned into the metric's unit.
@@ -178,8 +182,7 @@ class Budget:
                     f"(known: {known}); give a device or table that measures it"
                 )
             bounds[metric] = Limit(limit.value * value) if limit.relative else limit
-        own = {m: bounds.pop(m) for m in list(bounds) if m in _UNITS}
-        return Budget(**own, extra=bounds)  # type: ignore[arg-type]
+        return self._of(bounds)
 
     def violations(self, cost: Cost, z: float = 0.0) -> dict[str, float]:
         """By how much each bound is broken, as a fraction of it; above 0 is violated.
