@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from autoprune.cost.base import CostModel
     from autoprune.cost.table import LatencyTable
     from autoprune.graph import ChannelGroup, Network, trace
-    from autoprune.prune import load, mask, prune, save
-    from autoprune.search.base import SearchContext, Searcher
+    from autoprune.pruning import load, mask, prune, save
+    from autoprune.searchers.base import SearchContext, Searcher
     from autoprune.space.space import SearchSpace
     from autoprune.study import Result, resume, search
 
@@ -44,15 +44,15 @@ _WHERE = {
     "Network": "graph",
     "Profiler": "core.device",
     "Result": "study",
-    "SearchContext": "search.base",
+    "SearchContext": "searchers.base",
     "SearchSpace": "space.space",
-    "Searcher": "search.base",
+    "Searcher": "searchers.base",
     "Trial": "core.trial",
-    "load": "prune",
-    "mask": "prune",
-    "prune": "prune",
+    "load": "pruning",
+    "mask": "pruning",
+    "prune": "pruning",
     "resume": "study",
-    "save": "prune",
+    "save": "pruning",
     "search": "study",
     "trace": "graph",
 }
