@@ -41,11 +41,10 @@ class GroupRule(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> GroupRule:
-        if self.min_keep is not None and self.max_keep is not None:
-            if self.min_keep > self.max_keep:
-                raise ValueError(
-                    f"min_keep must not exceed max_keep, got {self.min_keep} and {self.max_keep}"
-                )
+        if (self.min_keep or 0.0) > (1.0 if self.max_keep is None else self.max_keep):
+            raise ValueError(
+                f"min_keep must not exceed max_keep, got {self.min_keep} and {self.max_keep}"
+            )
         return self
 
     def over(self, other: GroupRule) -> GroupRule:

@@ -21,7 +21,7 @@ from autoprune.space.rules import GroupRule, RuleLike, choices_for, merge_rules,
 if TYPE_CHECKING:
     from autoprune.cost.base import CostModel
 
-Tie = Literal["none", "shape", "all"]
+Tie = Literal["none", "shape"]
 
 
 class HasKernels(Protocol):
@@ -132,8 +132,9 @@ class SearchSpace:
                 `GroupRule`); a later pattern wins over an earlier one.
             edges: group name → the counts worth offering, such as the plateau edges of a latency
                 table; an empty answer falls back to evenly spaced counts.
-            tie: "none", one decision per group; "shape", neighbouring groups with the same choices
-                share one (a network's stages); "all", every group with the same choices does.
+            tie: "none", one decision per group; "shape", groups with the same choices whose
+                channels are made by as many kernels, of the same spatial size, share one (the
+                blocks of a stage: far fewer decisions).
 
         Raises:
             ConfigError: a rule can't be read, a pattern matches nothing, or a group has no choice.
@@ -154,9 +155,9 @@ class SearchSpace:
             rule: GroupRule = rules[group]
             offered = tuple(edges(group)) if edges is not None else ()
             decisions.append(Decision(group, choices_for(group, units, rule, offered)))
-        if tie not in ("none", "shape", "all"):
-            raise ConfigError(f"tie must be 'none', 'shape' or 'all', got {tie!r}")
-        return cls(kernels, decisions if tie == "none" else _tie(decisions, tie))
+        if tie not in ("none", "shape"):
+            raise ConfigError(f"tie must be 'none' or 'shape', got {tie!r}")
+        return cls(kernels, decisions if tie == "none" else _tie(kernels, decisions))
 
     # -- sizes -----------------------------------------------------------------------------
 
@@ -177,7 +178,8 @@ class SearchSpace:
     @cached_property
     def units(self) -> Ints:
         """(n,) units of each decision's (first) group in the dense network."""
-        return self.kernels.units[self._lead]
+        units: Ints = self.kernels.units[self._lead]
+        return units
 
     @property
     def dense(self) -> Candidate:
@@ -238,7 +240,8 @@ class SearchSpace:
     def choice(self, levels: npt.ArrayLike) -> Ints:
         """(..., n) levels → kept units by decision."""
         rows = np.asarray(levels, dtype=np.int64)
-        return self._table[np.arange(len(self)), rows]
+        kept: Ints = self._table[np.arange(len(self)), rows]
+        return kept
 
     def position(self, levels: npt.ArrayLike) -> Floats:
         """(..., n) levels → points in [0, 1]; a decision without a choice is at 1."""
@@ -299,17 +302,17 @@ class SearchSpace:
         return f"SearchSpace({len(self)} decisions, {len(self.free)} free, {self.size:.3g} choices)"
 
 
-def _tie(decisions: Sequence[Decision], tie: Tie) -> list[Decision]:
-    """Join decisions with the same choices: neighbours, or all of them."""
-    joined: list[list[Decision]] = []
-    for decision in decisions:
-        home = None
-        if tie == "all":
-            home = next((j for j in joined if j[0].choices == decision.choices), None)
-        elif joined and joined[-1][0].choices == decision.choices:
-            home = joined[-1]
-        if home is None:
-            joined.append([decision])
-        else:
-            home.append(decision)
-    return [Decision(j[0].group, j[0].choices, tuple(d.group for d in j[1:])) for j in joined]
+def _tie(kernels: KernelGraph, decisions: Sequence[Decision]) -> list[Decision]:
+    """Join the decisions of groups with the same choices that are made in the same way."""
+    joined: dict[object, list[str]] = {}
+    for column, decision in enumerate(decisions):
+        makers = [
+            kernel
+            for kernel in kernels.kernels
+            if kernel.macs and any(kernels.weight[size, column] for size in kernel.output)
+        ]
+        spatial = {tuple(kernels.base[list(k.output[2:])].tolist()) for k in makers}
+        key = (decision.choices, len(makers), tuple(sorted(spatial)))
+        joined.setdefault(key, []).append(decision.group)
+    choices = {decision.group: decision.choices for decision in decisions}
+    return [Decision(j[0], choices[j[0]], tuple(j[1:])) for j in joined.values()]
