@@ -216,7 +216,8 @@ class SearchSpace:
         """(..., n) kept units, any numbers → levels of the nearest choices (the smaller of two)."""
         wanted = np.asarray(kept, dtype=np.float64)
         distance = np.abs(self._table - wanted[..., None])
-        return distance.argmin(axis=-1).astype(np.int64)
+        levels: Ints = distance.argmin(axis=-1).astype(np.int64)
+        return levels
 
     def levels(self, candidate: Candidate) -> Ints:
         """Candidate → (n,) levels.
@@ -270,7 +271,8 @@ class SearchSpace:
                 f"a point of this space must be ({len(self)},) finite numbers in [0, 1], got "
                 f"shape {point.shape}{'' if np.isfinite(point).all() else ' with NaN or infinity'}"
             )
-        return self._low + np.clip(point, 0.0, 1.0) * self._span
+        wanted: Floats = self._low + np.clip(point, 0.0, 1.0) * self._span
+        return wanted
 
     def decode(self, x: npt.ArrayLike) -> Candidate:
         """(n,) point → the nearest candidate; what lies outside [0, 1] is clipped.

@@ -1,0 +1,101 @@
+"""What our searchers share: proposals projected onto the budget, none of them twice."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Floats
+from autoprune.core.errors import CandidateError, ConfigError
+from autoprune.core.trial import Trial
+from autoprune.core.workload import Ints
+from autoprune.searchers.base import SearchContext, Searcher
+from autoprune.space.projection import Fill, Oracle, check_feasible, project_levels
+
+
+class ProposingSearcher(Searcher):
+    """A searcher that proposes; this class sees to the budget and to repeats.
+
+    A subclass gives `_propose`, and `_learn` if it learns. `suggest` asks it for proposals until
+    one is new, `tries` times at most; then it gives fewer candidates than were asked for, and []
+    means exhausted.
+
+    Raises:
+        InfeasibleBudgetError: nothing in the space holds the budget.
+    """
+
+    #: Proposals in a row that may be repeats before the searcher counts as exhausted.
+    tries: ClassVar[int] = 64
+
+    def __init__(self, context: SearchContext) -> None:
+        super().__init__(context)
+        check_feasible(context.space, context.budget, context.cost_model)
+        self.space = context.space
+        self.oracle = Oracle(context.space, context.budget, context.cost_model)
+        self.rng = np.random.default_rng([context.seed, zlib.crc32(type(self).__name__.encode())])
+        self._seen: set[Candidate] = set()
+        self._exhausted = False
+
+    def suggest(self, count: int = 1) -> list[Candidate]:
+        """Up to `count` new candidates that hold the budget; [] when nothing is left to try.
+
+        Raises:
+            ConfigError: `count` is below 1.
+        """
+        if count < 1:
+            raise ConfigError(f"count must be at least 1, got {count}")
+        found: list[Candidate] = []
+        while len(found) < count and not self._exhausted:
+            candidate = self._next()
+            if candidate is None:
+                self._exhausted = not found
+                break
+            found.append(candidate)
+        return found
+
+    def update(self, completed: Sequence[Trial], pending: Sequence[Candidate] = ()) -> None:
+        """Learn from finished trials; those of other searchers too, which aren't repeated."""
+        self._seen.update(trial.candidate for trial in completed)
+        self._seen.update(pending)
+        known = []
+        for trial in completed:
+            try:
+                known.append((trial, self.space.levels(trial.candidate)))
+            except CandidateError:
+                continue  # outside this space (the dense network, say): nothing to place it by
+        self._learn(known, pending)
+
+    def _next(self) -> Candidate | None:
+        for _ in range(self.tries):
+            levels = self._propose()
+            if levels is None:
+                return None
+            candidate = self.space.candidate(levels)
+            if candidate not in self._seen:
+                self._seen.add(candidate)
+                self._taken(candidate, levels)
+                return candidate
+            self._refused(levels)
+        return None
+
+    def _hold(self, wanted: Floats, fill: Fill = "budget") -> Ints:
+        """(n,) levels near (n,) wanted units that hold the budget."""
+        return project_levels(self.oracle, wanted, fill=fill)
+
+    @abstractmethod
+    def _propose(self) -> Ints | None:
+        """(n,) levels that hold the budget, or None when there is nothing more to propose."""
+
+    def _taken(self, candidate: Candidate, levels: Ints) -> None:
+        """A proposal was new and is suggested."""
+
+    def _refused(self, levels: Ints) -> None:
+        """A proposal had been seen before."""
+
+    def _learn(self, completed: Sequence[tuple[Trial, Ints]], pending: Sequence[Candidate]) -> None:
+        """Learn from finished trials and their (n,) levels."""

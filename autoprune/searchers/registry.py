@@ -1,0 +1,77 @@
+"""Names to searchers: built in, installed by others (entry points), or `package.module:Name`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.core.errors import ConfigError, PluginError
+from autoprune.core.plugins import known_names, resolve
+from autoprune.searchers.base import SearchContext, Searcher
+
+#: Entry-point group of searchers.
+GROUP = "autoprune.searchers"
+
+BUILTIN: Mapping[str, str] = {
+    "random": "autoprune.searchers.random:RandomSearcher",
+    "tpe": "autoprune.searchers.tpe:TpeSearcher",
+    "uniform": "autoprune.searchers.uniform:UniformSearcher",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every searcher's name, ours and the installed ones."""
+    return tuple(sorted(known_names(GROUP, BUILTIN)))
+
+
+def make_searcher(
+    searcher: str | type[Searcher] | Searcher, context: SearchContext, **options: Any
+) -> Searcher:
+    """A searcher of a name, a class or an instance.
+
+    Args:
+        searcher: a name (see `names`), `package.module:Name`, a class that is made with
+            (context, **options), or an instance, which is given back as it is.
+        context: the problem.
+        options: of the searcher, by keyword.
+
+    Raises:
+        PluginError: nothing has that name, two things have it, or it is no `Searcher`.
+        ConfigError: an option that the searcher does not have, or that it refuses.
+    """
+    if isinstance(searcher, Searcher):
+        if options:
+            raise ConfigError(
+                "options must be given to the searcher's constructor where an instance is "
+                f"passed; got {', '.join(options)}"
+            )
+        return searcher
+    target: Any = searcher
+    if isinstance(searcher, str):
+        target = resolve(searcher, GROUP, BUILTIN, what="searcher")
+    if not (inspect.isclass(target) and issubclass(target, Searcher)):
+        raise PluginError(
+            f"searcher must be a subclass of autoprune.Searcher, {searcher!r} is {target!r}"
+        )
+    check_options(target, options)
+    made: Searcher = target(context, **options)
+    return made
+
+
+def check_options(searcher: type[Searcher], options: Mapping[str, Any]) -> None:
+    """Refuse options that a searcher's constructor does not have.
+
+    Raises:
+        ConfigError: names the valid ones.
+    """
+    parameters = list(inspect.signature(searcher).parameters.values())[1:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    valid = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [name for name in options if name not in valid]
+    if unknown:
+        raise ConfigError(
+            f"searcher {searcher.__name__} has no option {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(valid) or 'none'}"
+        )

@@ -1,0 +1,42 @@
+"""The contract suite, run on every built-in searcher."""
+
+import pytest
+
+from autoprune.searchers.registry import BUILTIN, make_searcher
+from autoprune.testing import searchers as suite
+
+
+@pytest.mark.parametrize("check", suite.CHECKS)
+@pytest.mark.parametrize("name", BUILTIN)
+def test_contract(name, check):
+    suite.CHECKS[check](lambda context: make_searcher(name, context))
+
+
+class Repeats(suite.Searcher):
+    """Suggests the same candidate for ever."""
+
+    def suggest(self, count=1):
+        return [self.context.space.smallest] * count
+
+    def update(self, completed, pending=()):
+        pass
+
+
+class Dense(Repeats):
+    """Ignores the budget."""
+
+    def suggest(self, count=1):
+        return [self.context.space.largest]
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "message"),
+    [
+        (Repeats, "never_repeats", "again"),
+        (Repeats, "exhausts", "nothing is left"),
+        (Dense, "holds_budget", "breaks the budget"),
+    ],
+)
+def test_suite_catches(broken, check, message):
+    with pytest.raises(suite.ContractError, match=message):
+        suite.CHECKS[check](broken)
