@@ -1,1 +1,1 @@
-"""See DESIGN in docs/."""
+"""Measures networks on a device; a profiler of one's own is one method."""
