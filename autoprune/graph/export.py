@@ -1,0 +1,167 @@
+"""torch.export, with the user's model left as it was."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from autoprune.core.errors import TraceError
+from autoprune.graph.inline import inline_regions
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """An exported model.
+
+    Attributes:
+        program: the graph, with regions under `no_grad` inlined.
+        model: the copy in evaluation mode that was exported.
+        batch: samples in the user's inputs; 1 where the batch dimension had to be fixed.
+        size: gives a size of the graph, symbolic or not, as a number for the user's batch.
+    """
+
+    program: ExportedProgram
+    model: nn.Module
+    batch: int
+    size: Callable[[Any], Any]
+
+
+def export(
+    model: nn.Module, example_inputs: tuple[Any, ...], example_kwargs: Mapping[str, Any]
+) -> Export:
+    """Export a copy of a model in evaluation mode, its batch dimension symbolic if possible.
+
+    Raises:
+        TraceError: torch.export refuses the model, or it can't be copied.
+    """
+    try:
+        copied = copy.deepcopy(model).eval()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise TraceError(
+            f"the model must be an nn.Module that copy.deepcopy can copy; got {_line(error)}"
+        ) from error
+    inputs, kwargs = example_inputs, dict(example_kwargs)
+    batch = _batch(inputs, kwargs)
+    attempts: list[tuple[Any, Any, bool]] = []
+    if batch == 1:
+        attempts.append((*_doubled((inputs, kwargs)), True))
+    if batch is not None:
+        attempts.append((inputs, kwargs, True))
+    attempts.append((inputs, kwargs, False))
+    error: Exception | None = None
+    for args, keywords, dynamic in attempts:
+        try:
+            program = _export(copied, args, keywords, dynamic)
+        except Exception as raised:  # the user's forward runs here: it may raise anything
+            error = raised
+            continue
+        if dynamic and batch == 1 and args is not inputs and not _symbolic(program):
+            continue
+        inline_regions(program)
+        symbolic = _symbolic(program)
+        if batch is None or not symbolic:
+            return Export(program, copied, 1, _fixed)
+        return Export(program, copied, batch, _substitute(symbolic, batch))
+    raise TraceError(
+        f"torch.export must be able to export the model, but said: {_line(error)}. See whether "
+        "model(*example_inputs) runs; take data-dependent Python control flow out of forward, or "
+        "prune the part of the model without it"
+    ) from error
+
+
+def _line(error: Exception | None) -> str:
+    """What an exception says, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2])[:300] or "nothing"
+    return f"{type(error).__name__}: {text}"
+
+
+def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: bool) -> ExportedProgram:
+    shapes: Any = None
+    if dynamic:
+        shapes = pytree.tree_map(
+            lambda leaf: {0: Dim.AUTO} if _has_batch(leaf) else None, (args, kwargs)
+        )
+        positional, keywords = shapes
+        shapes = _by_name(model, positional, keywords)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _by_name(model: nn.Module, positional: Any, keywords: Mapping[str, Any]) -> Any:
+    """dynamic_shapes as torch.export takes them: a tuple, or by parameter name with keywords."""
+    if not keywords:
+        return positional
+    import inspect
+
+    bound = inspect.signature(model.forward).bind(*positional, **keywords)
+    return dict(bound.arguments) if "kwargs" not in bound.arguments else {
+        **{k: v for k, v in bound.arguments.items() if k != "kwargs"},
+        "kwargs": bound.arguments["kwargs"],
+    }
+
+
+def _has_batch(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.ndim > 0
+
+
+def _batch(inputs: Any, kwargs: Any) -> int | None:
+    """Size of dimension 0 of the first tensor input."""
+    for leaf in pytree.tree_leaves((inputs, kwargs)):
+        if _has_batch(leaf):
+            return int(leaf.shape[0])
+    return None
+
+
+def _doubled(tree: Any) -> Any:
+    return pytree.tree_map(
+        lambda leaf: torch.cat([leaf, leaf]) if _has_batch(leaf) and len(leaf) == 1 else leaf,
+        tree,
+    )
+
+
+def _symbolic(program: ExportedProgram) -> set[Any]:
+    """The free symbols of the inputs' sizes."""
+    symbols: set[Any] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, torch.Tensor):
+            for size in value.shape:
+                if isinstance(size, torch.SymInt):
+                    symbols |= size.node.expr.free_symbols
+    return symbols
+
+
+def _fixed(size: Any) -> Any:
+    if isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return size.node.hint
+    return size
+
+
+def _substitute(symbols: set[Any], batch: int) -> Callable[[Any], Any]:
+    known: dict[Any, Any] = {}
+
+    def size(value: Any) -> Any:
+        if not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            return value
+        expression = value.node.expr
+        if expression not in known:
+            filled = expression.subs(dict.fromkeys(symbols, batch))
+            if not filled.is_number:
+                known[expression] = value.node.hint
+            elif isinstance(value, torch.SymInt):
+                known[expression] = int(filled)
+            else:
+                known[expression] = float(filled)
+        return known[expression]
+
+    return size
