@@ -1,0 +1,200 @@
+import gc
+import math
+
+import numpy as np
+import pytest
+
+from autoprune.core.device import MeasuringProtocol
+from autoprune.profile.measuring import measure_interleaved, timed
+
+
+class Machine:
+    """A machine in simulated time that drifts, jumps and is interrupted."""
+
+    def __init__(self, seed=0, *, noise=0.0, drift=0.0, interrupts=0.0, slow=lambda now: 1.0):
+        self.now = 0.0
+        self.rng = np.random.default_rng(seed)
+        self.noise, self.drift, self.interrupts, self.slow = noise, drift, interrupts, slow
+        self.phase = self.rng.uniform(0, 6.28)
+        self.order = []
+
+    def runner(self, latency_ms, name=""):
+        def run():
+            factor = (1 + self.drift * math.sin(self.now + self.phase)) * self.slow(self.now)
+            taken = latency_ms * factor * (1 + abs(self.rng.normal(0, self.noise)))
+            if self.rng.random() < self.interrupts:
+                taken *= 1 + self.rng.exponential(0.5)
+            self.now += taken / 1e3
+            self.order.append(name)
+            return taken
+
+        return run
+
+    def measure(self, latencies, **settings):
+        protocol = MeasuringProtocol(**settings)
+        keys = [f"net{i}" for i in range(len(latencies))]
+        runners = [self.runner(ms, key) for ms, key in zip(latencies, keys, strict=True)]
+        return measure_interleaved(keys, runners, protocol, clock=lambda: self.now)
+
+
+def test_quiet_machine_gives_the_exact_ratio_in_the_fewest_rounds():
+    reference, half, twice = Machine().measure([20.0, 10.0, 40.0])
+    assert (reference.ratio, reference.ratio_interval) == (1.0, (1.0, 1.0))
+    assert half.ratio == pytest.approx(0.5)
+    assert half.latency_ms == pytest.approx(10.0)
+    assert twice.ratio == pytest.approx(2.0)
+    assert len(half.samples_ms) == len(half.reference_ms) == 6
+    assert {m.stopped for m in (reference, half, twice)} == {"interval"}
+    assert all(m.energy_mj is None and m.kernels == () for m in (reference, half, twice))
+
+
+def test_drift_cancels_in_the_ratio():
+    for seed in range(5):
+        _, other = Machine(seed, drift=0.2).measure([10.0, 7.0])
+        assert other.ratio == pytest.approx(0.7, rel=0.01)
+
+
+def test_intervals_hold_the_truth_on_a_noisy_drifting_machine():
+    held, errors = [], []
+    for seed in range(30):
+        machine = Machine(seed, noise=0.1, drift=0.15, interrupts=0.3)
+        for truth, m in zip((0.5, 0.9), machine.measure([9.0, 4.5, 8.1])[1:], strict=True):
+            held.append(m.ratio_interval[0] <= truth <= m.ratio_interval[1])
+            errors.append(abs(m.ratio / truth - 1))
+    assert np.mean(held) >= 0.87
+    assert np.median(errors) < 0.01
+
+
+def test_the_reference_runs_before_and_after_each_and_rounds_are_shuffled():
+    machine = Machine()
+    machine.measure([20.0] * 5, warmup=2, runs=3, min_rounds=4)
+    order = machine.order[2 * 5 :]
+    blocks = [order[i] for i in range(0, len(order), 3)]
+    assert all(order[i : i + 3] == [blocks[i // 3]] * 3 for i in range(0, len(order), 3))
+    rounds = [blocks[i : i + 9] for i in range(0, len(blocks), 9)]
+    assert len(rounds) == 4
+    assert all(r[0::2] == ["net0"] * 5 for r in rounds)
+    visits = [tuple(r[1::2]) for r in rounds]
+    assert all(sorted(v) == ["net1", "net2", "net3", "net4"] for v in visits)
+    assert len(set(visits)) > 1
+
+
+def test_short_networks_get_more_runs_a_round():
+    machine = Machine()
+    machine.measure([1.0, 0.5], warmup=1, runs=5, min_rounds=2)
+    block = next(i for i, name in enumerate(machine.order[2:]) if name == "net1")
+    assert block == 20  # 10 ms of the fastest
+
+
+def test_narrow_ones_drop_out_and_the_noisy_one_goes_on():
+    machine = Machine(1)
+    noisy = np.random.default_rng(0)
+    calm, wild = machine.runner(10.0), machine.runner(8.0)
+    calm_too = machine.runner(5.0)
+    measurements = measure_interleaved(
+        ["reference", "calm", "wild"],
+        [calm, calm_too, lambda: wild() * float(np.exp(noisy.normal(0, 0.2)))],
+        MeasuringProtocol(runs=2, max_rounds=15),
+        clock=lambda: machine.now,
+    )
+    assert [m.stopped for m in measurements] == ["rounds", "interval", "rounds"]
+    assert len(measurements[1].samples_ms) == 6
+    assert len(measurements[2].samples_ms) >= 14
+
+
+def test_time_limit_ends_it_and_says_so():
+    measurements = Machine(0, noise=0.5).measure(
+        [10.0, 10.0], width=1e-6, timeout_s=1.0, max_rounds=10**6
+    )
+    assert [m.stopped for m in measurements] == ["time", "time"]
+
+
+def test_no_time_for_a_first_round_is_an_error_that_says_what_to_do():
+    measurements = Machine().measure([10.0] * 4, timeout_s=0.0)
+    failed = [m for m in measurements if not m.ok]
+    assert len(failed) == 2
+    assert all("allow more time" in m.error for m in failed)
+
+
+def test_rounds_in_which_the_reference_jumped_are_taken_again():
+    # The device throttles to half its speed for 0.4 s in the middle of measuring.
+    machine = Machine(slow=lambda now: 2.0 if 0.9 < now < 1.3 else 1.0)
+    _, other = machine.measure([10.0, 8.0], min_rounds=12, runs=5)
+    assert other.ratio == pytest.approx(0.8)
+    assert len(other.samples_ms) == 12
+    assert max(other.reference_ms) < 13
+    assert machine.order.count("net1") > 3 + 12 * 5
+
+
+def test_failures_are_values():
+    def broken():
+        raise RuntimeError("kernel launch failed")
+
+    machine = Machine()
+    runner = machine.runner
+    count = iter(range(100))
+    measurements = measure_interleaved(
+        list("abcde"),
+        [runner(10.0), broken, runner(5.0), lambda: math.nan,
+         lambda: runner(3.0)() if next(count) < 10 else -1.0],
+        MeasuringProtocol(),
+        clock=lambda: machine.now,
+    )  # fmt: skip
+    assert [m.ok for m in measurements] == [True, False, True, False, False]
+    assert "kernel launch failed" in measurements[1].error
+    assert "positive, finite" in measurements[3].error
+    assert "-1.0" in measurements[4].error
+    assert measurements[2].ratio == pytest.approx(0.5)
+
+
+def test_a_broken_reference_fails_all():
+    def broken():
+        raise RuntimeError("gone")
+
+    first, second = measure_interleaved(
+        ["a", "b"], [broken, Machine().runner(1.0)], MeasuringProtocol()
+    )
+    assert "gone" in first.error
+    assert "'a'" in second.error
+    assert math.isnan(second.ratio)
+
+
+def test_the_reference_alone_is_measured_too():
+    (only,) = Machine(0, noise=0.05).measure([10.0])
+    assert only.ok
+    assert only.stopped == "interval"
+    assert only.latency_interval_ms[0] <= only.latency_ms <= only.latency_interval_ms[1]
+    broken_other = measure_interleaved(
+        ["a", "b"], [Machine().runner(10.0), lambda: 0.0], MeasuringProtocol(timeout_s=1)
+    )
+    assert [m.ok for m in broken_other] == [True, False]
+
+
+def test_nothing_gives_nothing():
+    assert measure_interleaved([], [], MeasuringProtocol()) == []
+
+
+def test_the_garbage_collector_is_off_while_measuring_and_on_again_after():
+    seen = set()
+
+    def run():
+        seen.add(gc.isenabled())
+        return 1.0
+
+    assert gc.isenabled()
+    measure_interleaved(["a", "b"], [run, run], MeasuringProtocol())
+    assert seen == {False}
+    assert gc.isenabled()
+
+
+def test_the_same_seed_gives_the_same_figures():
+    first, second = (Machine(4, noise=0.1).measure([9.0, 5.0, 3.0]) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("cpu_time", [False, True])
+def test_timed_counts_milliseconds_of_the_function(cpu_time):
+    done = []
+    latency = timed(lambda: done.append(sum(range(20000))), cpu_time=cpu_time)()
+    assert done
+    assert 0 < latency < 60_000

@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pytest
+
+from autoprune.core.device import Artifact, MeasuringProtocol
+from autoprune.core.errors import ProfilerError
+from autoprune.profile import onnxruntime as module
+from autoprune.profile.cpu import parse_cpuinfo
+from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
+from autoprune.profile.onnxruntime_kernels import parse_profile
+from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
+
+
+def test_keeps_the_contract():
+    check_profiler(OnnxRuntimeProfiler())
+
+
+def test_the_device_is_told_in_full():
+    device = OnnxRuntimeProfiler(threads=2, graph_optimization="basic").device
+    assert (device.runtime, device.provider, device.threads) == ("onnxruntime", "cpu", 2)
+    assert device.details["graph_optimization"] == "basic"
+    assert device.details["clock"] == "wall"
+    assert OnnxRuntimeProfiler().device.details["clock"] == "thread CPU time"
+    assert device.differences(OnnxRuntimeProfiler().device) == {"threads": (2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"threads": 0}, "at least 1, got 0"),
+        ({"threads": True}, "integer"),
+        ({"provider": "tpu"}, "onnxruntime-gpu"),
+        ({"precision": "fp16"}, "fp32"),
+        ({"graph_optimization": "most"}, "all, extended, basic, disabled"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, said):
+    with pytest.raises(ProfilerError, match=said):
+        OnnxRuntimeProfiler(**settings)
+
+
+def test_kernels_are_scaled_to_the_reference_and_tell_their_layers():
+    artifacts = [conv_artifact("dense", 32, 3), conv_artifact("pruned", 8, 3)]
+    protocol = MeasuringProtocol(runs=2, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
+    dense, pruned = OnnxRuntimeProfiler().measure(artifacts, protocol)
+    assert sum(k.latency_ms for k in dense.kernels) == pytest.approx(dense.latency_ms)
+    for measurement, channels in ((dense, 32), (pruned, 8)):
+        convolutions = [k for k in measurement.kernels if k.op in ("Conv", "FusedConv")]
+        covered = [layer for k in convolutions for layer in k.layers]
+        # Weights are called conv0.weight; a ReLU is fused into its convolution.
+        assert [c for c in covered if c.startswith("conv")] == ["conv0", "conv1", "conv2"]
+        assert [c for c in covered if c.startswith("relu")] == ["relu0", "relu1", "relu2"]
+        assert convolutions[0].input_shapes[0][:2] == (1, 3)
+        assert convolutions[-1].input_shapes[0][1] == channels
+
+
+def test_without_optimisation_every_node_is_its_own_kernel():
+    protocol = MeasuringProtocol(runs=1, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
+    profiler = OnnxRuntimeProfiler(graph_optimization="disabled")
+    (measurement,) = profiler.measure([conv_artifact("plain", 8, 2)], protocol)
+    assert [(k.name, k.layers) for k in measurement.kernels] == [
+        ("conv0", ("conv0",)),
+        ("relu0", ("relu0",)),
+        ("conv1", ("conv1",)),
+        ("relu1", ("relu1",)),
+    ]
+
+
+def test_many_networks_are_measured_in_chunks_against_one_reference(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_SESSIONS", 2)
+    artifacts = [conv_artifact(f"net{i}", 8 + 8 * i) for i in range(5)]
+    artifacts.insert(2, Artifact("broken", b"?", artifacts[0].inputs))
+    results = OnnxRuntimeProfiler().measure(artifacts, QUICK)
+    assert [r.key for r in results] == [a.key for a in artifacts]
+    assert [r.ok for r in results] == [True, True, False, True, True, True]
+    for result in results:
+        if result.ok:
+            assert result.latency_ms == pytest.approx(result.ratio * results[0].latency_ms)
+
+
+def test_wrong_input_shape_is_an_error_of_that_artifact():
+    good = conv_artifact("good", 8)
+    wrong = Artifact("wrong", good.onnx, {"x": np.zeros((1, 4, 16, 16), np.float32)})
+    results = OnnxRuntimeProfiler().measure([good, wrong], QUICK)
+    assert results[0].ok
+    assert "can't run it" in results[1].error
+
+
+def test_parse_profile_splits_runs_and_keeps_duplicates_apart():
+    def node(name, index, duration):
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": duration, "ts": 0,
+                "args": {"node_index": index, "op_name": "Conv"}}  # fmt: skip
+
+    session = {"cat": "Session", "name": "model_run", "dur": 9, "ts": 0}
+    load = {"cat": "Session", "name": "session_initialization", "dur": 9, "ts": 0}
+    events = [load, node("a", "0", 5), node("a", "1", 3), session, node("a", "0", 6), session]
+    runs, arguments = parse_profile(json.dumps(events))
+    assert runs == [{("a", "0"): 5, ("a", "1"): 3}, {("a", "0"): 6}]
+    assert list(arguments) == [("a", "0"), ("a", "1")]
+
+
+def test_cpu_name_without_a_model_number_gets_family_and_model():
+    text = (
+        "processor : 0\ncpu family : 26\nmodel : 2\nmodel name : AMD EPYC\nstepping : 1\n"
+        "flags : fpu avx avx2 avx512f\n\nprocessor : 1\nmodel name : AMD EPYC\n"
+    )
+    name, details = parse_cpuinfo(text)
+    assert name == "AMD EPYC family 26 model 2"
+    assert details["instructions"] == "avx avx2 avx512f"
+    assert details["logical_cpus"] == "2"
+
+
+def test_cpu_name_with_a_model_number_is_kept_tidied():
+    text = "processor\t: 0\nmodel name\t: Intel(R) Xeon(R) Gold 6130   CPU @ 2.10GHz\nmodel\t: 85\n"
+    assert parse_cpuinfo(text)[0] == "Intel Xeon Gold 6130 CPU @ 2.10GHz"
+    assert parse_cpuinfo("")[0] == ""
+    assert parse_cpuinfo("CPU implementer : 0x41\nCPU part : 0xd0c\n")[0] == (
+        "ARM implementer 0x41 part 0xd0c"
+    )

@@ -1,0 +1,76 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.profile.statistics import autocorrelation, robust_mean
+
+
+def test_matches_the_published_signed_rank_interval():
+    # n = 10, 95 %: the critical value of T is 8, so the 9th smallest of 55 pairwise means.
+    values = np.arange(10.0) ** 2
+    first, second = np.triu_indices(10)
+    walsh = np.sort((values[first] + values[second]) / 2)
+    shuffled = np.random.default_rng(0).permutation(values)
+    centre, low, high = robust_mean(shuffled, 0.95)
+    assert centre == np.median(walsh)
+    rho = autocorrelation(shuffled)
+    assert rho == 0
+    assert (low, high) == (walsh[8], walsh[-9])
+
+
+def test_six_values_are_the_fewest_for_the_signed_rank_test_at_95_percent():
+    values = [1.0, 5.0, 2.0, 4.0, 3.0, 2.5]
+    _, low, high = robust_mean(values, 0.95)
+    assert (low, high) == (1.0, 5.0)
+    centre, low, high = robust_mean(values[:5], 0.95)
+    half = 2.776 * np.std(values[:5], ddof=1) / math.sqrt(5)
+    assert (centre - low, high - centre) == pytest.approx((half, half), rel=1e-3)
+
+
+def test_one_value_tells_nothing_about_its_spread():
+    assert robust_mean([2.0]) == (2.0, -math.inf, math.inf)
+
+
+def test_outliers_do_not_move_it():
+    values = np.random.default_rng(1).normal(1.0, 0.01, 20)
+    values[[3, 12]] = [50.0, 1e6]
+    centre, low, high = robust_mean(values)
+    assert abs(centre - 1) < 0.02
+    assert high - low < 0.1
+
+
+@pytest.mark.parametrize("distribution", ["normal", "standard_t", "laplace"])
+@pytest.mark.parametrize("count", [6, 15])
+def test_the_interval_holds_the_truth_as_often_as_it_says(distribution, count):
+    rng = np.random.default_rng(2)
+    draw = getattr(rng, distribution)
+    sizes = {"df": 2} if distribution == "standard_t" else {}
+    held = 0
+    for _ in range(600):
+        _, low, high = robust_mean(draw(size=count, **sizes), 0.9)
+        held += low <= 0 <= high
+    assert 0.87 <= held / 600 <= 0.985
+
+
+def test_dependent_rounds_widen_it():
+    rng = np.random.default_rng(3)
+    walk = np.cumsum(rng.normal(size=40))
+    _, low, high = robust_mean(walk)
+    shuffled = rng.permutation(walk)
+    _, low_shuffled, high_shuffled = robust_mean(shuffled)
+    assert autocorrelation(walk) > 0.5
+    assert high - low > 1.5 * (high_shuffled - low_shuffled)
+
+
+@given(
+    st.lists(st.floats(-100, 100), min_size=2, max_size=30),
+    st.sampled_from([0.8, 0.9, 0.95, 0.99]),
+)
+def test_the_estimate_lies_in_its_interval_and_moves_with_the_values(values, confidence):
+    centre, low, high = robust_mean(values, confidence)
+    assert low <= centre <= high
+    assert min(values) <= centre <= max(values)
+    assert robust_mean([v + 8 for v in values], confidence)[0] == pytest.approx(centre + 8)
