@@ -87,27 +87,26 @@ class Atoms:
         """Say that these are atoms of a dimension of a weight that is summed over."""
         self.consumed.append(atoms)
 
-    def split(self, flat: Ints, outer: int, prefer: str = "inner") -> tuple[Ints, Ints]:
+    def split(
+        self, flat: Ints, outer: int, prefer: str = "inner"
+    ) -> tuple[Ints | None, Ints | None]:
         """Split a dimension into two: its `outer` slow indices and the rest.
 
         Returns:
-            The atoms of the outer and of the inner dimension.
+            The atoms of the outer and of the inner dimension; None where that one can't be pruned:
+            it is of size 1, or only the other one tells the atoms apart.
         """
-        inner = len(flat) // outer
-        if inner == 1:
-            return flat, self.fresh(1)
-        if outer == 1:
-            return self.fresh(1), flat
-        factors = self.fresh(outer), self.fresh(inner)
-        self.products.append(Product(*factors, flat.reshape(outer, inner), prefer))
+        grid = flat.reshape(outer, -1)
+        if grid.shape[1] == 1 or (grid == grid[:, :1]).all():
+            return grid[:, 0], None
+        if outer == 1 or (grid == grid[:1]).all():
+            return None, grid[0]
+        factors = self.fresh(outer), self.fresh(grid.shape[1])
+        self.products.append(Product(*factors, grid, prefer))
         return factors
 
     def merge(self, outer: Ints, inner: Ints, prefer: str = "inner") -> Ints:
         """Merge two dimensions into one, the inverse of `split`."""
-        if len(inner) == 1:
-            return outer
-        if len(outer) == 1:
-            return inner
         flat = self.fresh(len(outer) * len(inner))
         shape = (len(outer), len(inner))
         self.products.append(Product(outer, inner, flat.reshape(shape), prefer))

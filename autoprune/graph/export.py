@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import TraceError
 from autoprune.graph.inline import inline_regions
+
+_SYMBOLIC: tuple[Any, ...] = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +59,26 @@ def export(
     if batch is not None:
         attempts.append((inputs, kwargs, True))
     attempts.append((inputs, kwargs, False))
-    error: Exception | None = None
+    refusal: Exception | None = None
     for args, keywords, dynamic in attempts:
         try:
             program = _export(copied, args, keywords, dynamic)
         except Exception as raised:  # the user's forward runs here: it may raise anything
-            error = raised
+            refusal = raised
             continue
         if dynamic and batch == 1 and args is not inputs and not _symbolic(program):
             continue
         inline_regions(program)
+        program.graph_module.graph.eliminate_dead_code()
         symbolic = _symbolic(program)
         if batch is None or not symbolic:
             return Export(program, copied, 1, _fixed)
         return Export(program, copied, batch, _substitute(symbolic, batch))
     raise TraceError(
-        f"torch.export must be able to export the model, but said: {_line(error)}. See whether "
+        f"torch.export must be able to export the model, but said: {_line(refusal)}. See whether "
         "model(*example_inputs) runs; take data-dependent Python control flow out of forward, or "
         "prune the part of the model without it"
-    ) from error
+    ) from refusal
 
 
 def _line(error: Exception | None) -> str:
@@ -101,13 +105,15 @@ def _by_name(model: nn.Module, positional: Any, keywords: Mapping[str, Any]) -> 
     """dynamic_shapes as torch.export takes them: a tuple, or by parameter name with keywords."""
     if not keywords:
         return positional
-    import inspect
-
     bound = inspect.signature(model.forward).bind(*positional, **keywords)
-    return dict(bound.arguments) if "kwargs" not in bound.arguments else {
-        **{k: v for k, v in bound.arguments.items() if k != "kwargs"},
-        "kwargs": bound.arguments["kwargs"],
-    }
+    return (
+        dict(bound.arguments)
+        if "kwargs" not in bound.arguments
+        else {
+            **{k: v for k, v in bound.arguments.items() if k != "kwargs"},
+            "kwargs": bound.arguments["kwargs"],
+        }
+    )
 
 
 def _has_batch(leaf: Any) -> bool:
@@ -136,22 +142,20 @@ def _symbolic(program: ExportedProgram) -> set[Any]:
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
             for size in value.shape:
-                if isinstance(size, torch.SymInt):
+                if isinstance(size, _SYMBOLIC):
                     symbols |= size.node.expr.free_symbols
     return symbols
 
 
 def _fixed(size: Any) -> Any:
-    if isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
-        return size.node.hint
-    return size
+    return size.node.hint if isinstance(size, _SYMBOLIC) else size
 
 
 def _substitute(symbols: set[Any], batch: int) -> Callable[[Any], Any]:
     known: dict[Any, Any] = {}
 
     def size(value: Any) -> Any:
-        if not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        if not isinstance(value, _SYMBOLIC):
             return value
         expression = value.node.expr
         if expression not in known:

@@ -157,6 +157,5 @@ def channel_groups(
                 indices = indices.reshape(units.groups[group][1], -1)
                 members[group].append(Member(name, dim, indices, role))
     return tuple(
-        ChannelGroup(name, count, tuple(members[i]))
-        for i, (name, count) in enumerate(units.groups)
+        ChannelGroup(name, count, tuple(members[i])) for i, (name, count) in enumerate(units.groups)
     )

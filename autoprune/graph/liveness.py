@@ -7,18 +7,21 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from autoprune.graph.names import words
 from autoprune.graph.propagate import op_name
 
 #: Always a view of the first input.
 _VIEWS = set(
-    "view _unsafe_view _reshape_alias unflatten squeeze unsqueeze view_as transpose permute t "
-    "swapaxes swapdims movedim moveaxis numpy_T mT adjoint expand expand_as broadcast_to slice "
-    "narrow select split split_with_sizes chunk tensor_split unbind alias detach lift_fresh "
-    "dropout feature_dropout alpha_dropout unfold type_as lift".split()
+    words(
+        "view _unsafe_view _reshape_alias unflatten squeeze unsqueeze view_as transpose permute t "
+        "swapaxes swapdims movedim moveaxis numpy_T mT adjoint expand expand_as broadcast_to slice "
+        "narrow select split split_with_sizes chunk tensor_split unbind alias detach lift_fresh "
+        "dropout feature_dropout alpha_dropout unfold type_as lift"
+    )
 )
 
 #: A view where the input is laid out for it.
-_MAYBE = set("reshape flatten reshape_as ravel contiguous".split())
+_MAYBE = set(words("reshape flatten reshape_as ravel contiguous"))
 
 _CAST = {"to", "float", "half", "double", "type_as"}
 

@@ -54,7 +54,18 @@ def macs(name: str, args: Mapping[str, Any], output: Operand) -> tuple[Term, ...
         query, key, value = args["query"], args["key"], args["value"]
         scores = (*query.rows[:-1], key.rows[-2])
         return (Term(1.0, (*scores, query.rows[-1])), Term(1.0, (*scores, value.rows[-1])))
+    if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        return _recurrent(args)
     return ()
+
+
+def _recurrent(args: Mapping[str, Any]) -> tuple[Term, ...]:
+    """Every matrix of weights at every step of a (T, B, width) or (B, T, width) input."""
+    if "params" not in args or "input" not in args or len(args["input"].rows) != 3:
+        return ()
+    steps = args["input"].rows[:2]
+    matrices = [p for p in args["params"] if isinstance(p, Operand) and len(p.rows) == 2]
+    return tuple(Term(1.0, (*steps, *matrix.rows)) for matrix in matrices)
 
 
 def _conv_transpose(args: Mapping[str, Any]) -> tuple[Term, ...]:

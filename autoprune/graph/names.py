@@ -24,3 +24,8 @@ def unique(name: str, taken: set[str]) -> str:
         result = f"{name}#{count}"
     taken.add(result)
     return result
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Names separated by blanks."""
+    return tuple(text.split())

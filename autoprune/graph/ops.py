@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from autoprune.graph.names import words
+
 _NAMES = {
     "mm": "matmul",
     "bmm": "matmul",
@@ -55,11 +57,13 @@ _NAMES = {
 }
 
 _RESHAPE = {
-    *"view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split(),
-    *"_reshape_alias ravel".split(),
+    *words("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as"),
+    *words("_reshape_alias ravel"),
 }
 
-_REDUCE = set("mean sum amax amin max min argmax argmin prod var std norm linalg_vector_norm".split())
+_REDUCE = set(
+    words("mean sum amax amin max min argmax argmin prod var std norm") + ("linalg_vector_norm",)
+)
 
 _SETTINGS = (
     "stride",

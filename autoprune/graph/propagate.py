@@ -49,7 +49,8 @@ class _Walk:
     atoms: Atoms = field(default_factory=Atoms)
     known: dict[fx.Node, Any] = field(default_factory=dict)
     parameters: dict[str, Labels] = field(default_factory=dict)
-    owners: dict[int, str] = field(default_factory=dict)
+    owners: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    holders: dict[Any, list[str]] = field(default_factory=dict)
     tied: dict[Any, str] = field(default_factory=dict)
     cuts: list[Ints] = field(default_factory=list)
     groups: dict[str, Ints] = field(default_factory=dict)
@@ -66,9 +67,18 @@ class _Walk:
             labels = tuple(None if n == 1 else self.atoms.fresh(n) for n in shape)
             for label in labels:
                 if label is not None and len(label):
-                    self.owners[int(label[0])] = target.rpartition(".")[0] or target
+                    self.owners[int(label[0])] = self.layers(target)
         self.parameters[target] = labels
         return Value(shape, labels, weight=True)
+
+    def layers(self, target: str) -> tuple[str, ...]:
+        """The layers that hold a tensor, the one of this name first."""
+        if not self.holders:
+            for name, tensor in self.export.model.named_parameters(remove_duplicate=False):
+                self.holders.setdefault(storage(tensor), []).append(name)
+        held = named(self.export.model, target)
+        names = [target, *self.holders.get(None if held is None else storage(held), [])]
+        return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
     def same(self, target: str) -> str:
         """The first name seen of the tensor that a name stands for."""

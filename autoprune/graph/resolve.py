@@ -36,7 +36,7 @@ class Classes:
     @property
     def frozen(self) -> npt.NDArray[np.bool_]:
         """(classes,) whether a class may not be pruned."""
-        return self.reason != _NO_REASON
+        return np.not_equal(self.reason, _NO_REASON)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class _State:
 
     @property
     def frozen(self) -> npt.NDArray[np.bool_]:
-        return self.reason != _NO_REASON
+        return np.not_equal(self.reason, _NO_REASON)
 
 
 def resolve(atoms: Atoms) -> Classes:

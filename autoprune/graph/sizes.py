@@ -33,7 +33,6 @@ class Sizes:
         """The rows of a tensor."""
         return tuple(self.row(n, label) for n, label in zip(shape, labels, strict=True))
 
-
     def table(self) -> tuple[Ints, Ints]:
         """(S,) constant parts and (S, G) weights."""
         base = np.array(self._base, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoprune.core.workload import Ints
+from autoprune.graph.atoms import Product
 from autoprune.graph.network import Labels
 from autoprune.graph.rules.registry import Op, rule
 from autoprune.graph.values import Value
@@ -62,13 +63,10 @@ def _grouped(
     inputs = op.solid(x.labels[channel], x.shape[channel])
     made = op.solid(weight.labels[0], weight.shape[0])
     prefer = _prefer(groups, weight.shape[1])
-    group, inner = op.atoms.split(inputs, groups, prefer)
-    group_out, _ = op.atoms.split(made, groups, prefer)
-    op.atoms.unify(group, group_out)
-    op.groups = group
+    op.groups = op.atoms.fresh(groups)
     used = weight.labels[1]
-    if used is not None:
-        op.atoms.unify(inner, used)
+    _tie(op, inputs, used, prefer)
+    _tie(op, made, None, prefer)
     return made, used
 
 
@@ -80,11 +78,25 @@ def _grouped_transposed(
     used = op.solid(weight.labels[0], weight.shape[0])
     op.atoms.unify(inputs, used)
     prefer = _prefer(groups, weight.shape[1])
-    group, _ = op.atoms.split(inputs, groups, prefer)
-    op.groups = group
-    inner = op.solid(weight.labels[1], weight.shape[1]) if weight.shape[1] > 1 else None
-    made = group if inner is None else op.atoms.merge(group, inner, prefer)
+    op.groups = op.atoms.fresh(groups)
+    _tie(op, inputs, None, prefer)
+    inner = weight.labels[1]
+    made = op.groups if inner is None else op.atoms.merge(op.groups, inner, prefer)
     return made, used
+
+
+def _tie(op: Op, channels: Ints, inner: Ints | None, prefer: str) -> None:
+    """Say that channels are (groups, inner); `inner` None has no name of its own."""
+    group = op.groups
+    if group is None:
+        raise ValueError("the group dimension has no atoms yet")
+    if len(channels) == len(group):
+        op.atoms.unify(group, channels)
+        return
+    width = len(channels) // len(group)
+    if inner is None:
+        inner = op.atoms.fresh(width)
+    op.atoms.products.append(Product(group, inner, channels.reshape(-1, width), prefer))
 
 
 def _freeze(op: Op, x: Value, weight: Value, bias: Value | None) -> None:

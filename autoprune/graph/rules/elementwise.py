@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from autoprune.core.workload import Ints
+from autoprune.graph.names import words
 from autoprune.graph.network import Labels
 from autoprune.graph.rules.registry import Op, rule
 from autoprune.graph.values import Value
 
-_UNARY = (
+_UNARY = words(
     "abs acos acosh alias angle asin asinh atan atanh ceil celu clamp clamp_max clamp_min clip "
     "clone contiguous conj cos cosh detach digamma elu erf erfc erfinv exp exp2 expm1 fill float "
     "floor frac gelu half hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan isneginf "
@@ -16,22 +17,22 @@ _UNARY = (
     "round rsqrt selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign sqrt "
     "square tan tanh tanhshrink threshold to trunc type_as zeros_like full_like bitwise_not "
     "_to_copy zero prims_convert_element_type rrelu resolve_conj resolve_neg"
-).split()
+)
 
-_DROPOUT = "dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout".split()
+_DROPOUT = words("dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout")
 
-_BINARY = (
+_BINARY = words(
     "add sub subtract rsub mul multiply div divide true_divide floor_divide pow float_power "
     "remainder fmod maximum minimum fmax fmin atan2 hypot copysign xlogy logaddexp logaddexp2 "
     "eq ne lt le gt ge equal not_equal less less_equal greater greater_equal logical_and "
     "logical_or logical_xor bitwise_and bitwise_or bitwise_xor isclose where masked_fill lerp "
     "addcmul addcdiv prelu __and__ __or__ __xor__ __lshift__ __rshift__ copy square_ heaviside"
-).split()
+)
 
 #: Of these, zeros in give zeros out.
 _ZERO_KEEPING = {
-    *"abs alias clone contiguous detach float half neg positive relu sgn sign to _to_copy".split(),
-    *"mul multiply tanh".split(),
+    *words("abs alias clone contiguous detach float half neg positive relu sgn sign to _to_copy"),
+    *words("mul multiply tanh"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprune.graph.names import words
 from autoprune.graph.network import Labels
 from autoprune.graph.rules.registry import Op, Result, rule
 
@@ -19,12 +20,13 @@ _POOL = {
 
 
 def _names() -> list[str]:
-    names = []
-    for stem, dims in _POOL.items():
-        for dim in dims:
-            names.append(stem.format(f"{dim}d") if "{}" in stem else f"{stem}{dim}d")
+    names = [
+        stem.format(f"{dim}d") if "{}" in stem else f"{stem}{dim}d"
+        for stem, dims in _POOL.items()
+        for dim in dims
+    ]
     more = "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d"
-    return [*names, *more.split(), "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"]
+    return [*names, *words(more), "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"]
 
 
 @rule(*_names())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from autoprune.core.workload import Ints
+from autoprune.graph.names import words
 from autoprune.graph.network import Labels
+from autoprune.graph.rules.elementwise import broadcast
 from autoprune.graph.rules.registry import Op, Result, rule
 
-_REDUCE = (
+_REDUCE = words(
     "mean sum nansum amax amin max min argmax argmin prod all any var std var_mean std_mean norm "
     "linalg_vector_norm logsumexp aminmax median nanmedian mode nanmean count_nonzero"
-).split()
+)
 
-_ALONG = (
+_ALONG = words(
     "softmax log_softmax _softmax _log_softmax cumsum cumprod cummax cummin logcumsumexp sort "
     "argsort topk flip roll kthvalue msort softmin"
-).split()
+)
 
 
 def _dims(op: Op, ndim: int) -> list[int]:
@@ -29,8 +31,6 @@ def reduce(op: Op) -> Result:
     """A statistic over a pruned dimension would change: the dimension is fixed."""
     x = op.first
     if op.name in ("max", "min") and op.tensor("other") is not None:
-        from autoprune.graph.rules.elementwise import broadcast
-
         return broadcast(op, [x, op["other"]], op.shape)
     dims = _dims(op, x.ndim)
     for dim in dims:

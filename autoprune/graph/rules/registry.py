@@ -51,7 +51,7 @@ class Op:
             network must be able to state.
         groups: labels of the group dimension of a grouped convolution, set by its rule.
         weight: set by a rule whose output is still a weight (see `Value.weight`).
-        owners: first atom of a parameter's dimension → the layer that holds the parameter.
+        owners: first atom of a parameter's dimension → the layers that hold the parameter.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Op:
     cuts: list[Ints] = field(default_factory=list)
     groups: Ints | None = None
     weight: bool = False
-    owners: Mapping[int, str] = field(default_factory=dict)
+    owners: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.args[name]
@@ -127,7 +127,9 @@ class Op:
     def produce(self, label: Ints | None) -> None:
         """Say that a weight's dimension makes channels."""
         if label is not None:
-            self.atoms.produce(self.owners.get(int(label[0]), self.layer), label)
+            holders = self.owners.get(int(label[0]), (self.layer,))
+            layer = self.layer if self.layer in holders else holders[0]
+            self.atoms.produce(layer, label)
 
     def inert(self) -> Result:
         """Labels of outputs none of which can be pruned."""

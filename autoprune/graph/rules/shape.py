@@ -8,14 +8,15 @@ from math import prod
 import numpy as np
 
 from autoprune.core.workload import Ints
+from autoprune.graph.names import words
 from autoprune.graph.network import Labels
 from autoprune.graph.rules.registry import Op, rule
 from autoprune.graph.values import Value
 
 
 @rule(
-    *"view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split(),
-    *"_reshape_alias ravel squeeze_ unsqueeze_ atleast_1d".split(),
+    *words("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as"),
+    *words("_reshape_alias ravel squeeze_ unsqueeze_ atleast_1d"),
 )
 def reshape(op: Op) -> Labels:
     """Any change of shape that keeps the order of the elements."""
@@ -91,10 +92,12 @@ def _split(
     if label is None:
         return dict.fromkeys(inside)
     factors: dict[int, Ints | None] = {}
-    rest = label
+    rest: Ints | None = label
     for end in reversed(inside[1:]):
-        outer = len(rest) // (end // low)
-        factors[end], rest = op.atoms.split(rest, outer)
+        if rest is None:
+            factors[end] = None
+        else:
+            factors[end], rest = op.atoms.split(rest, len(rest) // (end // low))
     factors[low] = rest
     return factors
 
@@ -254,9 +257,9 @@ def _spread(op: Op, inner: int, dim: int) -> Labels:
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(op: Op) -> Labels:
     """Channels (g, C / g) → (C / g, g)."""
-    labels = list(op.first.labels)
-    label = labels[1]
-    if label is not None:
-        outer, inner = op.atoms.split(label, op["groups"])
-        labels[1] = op.atoms.merge(inner, outer)
-    return tuple(labels)
+    x, groups = op.first, op["groups"]
+    batch, channels, *rest = x.shape
+    split = (batch, groups, channels // groups, *rest)
+    labels = reshaped(op, x, split)
+    moved = (labels[0], labels[2], labels[1], *labels[3:])
+    return reshaped(op, Value((batch, split[2], groups, *rest), moved), op.shape)
