@@ -14,6 +14,7 @@ from autoprune.searchers.base import SearchContext, Searcher
 GROUP = "autoprune.searchers"
 
 BUILTIN: Mapping[str, str] = {
+    "amc": "autoprune.searchers.amc.searcher:AmcSearcher",
     "random": "autoprune.searchers.random:RandomSearcher",
     "tpe": "autoprune.searchers.tpe:TpeSearcher",
     "uniform": "autoprune.searchers.uniform:UniformSearcher",

@@ -201,7 +201,7 @@ class SyntheticProblem:
         lost = 1.0 - kept / self.kernels.units
         damage = float((scale * lost**power).sum())
         damage += float((pair * (lost[:-1] * lost[1:]) ** 1.5).sum())
-        return 0.1 + 0.83 * math.exp(-0.12 * damage - 0.04 * damage**2)
+        return 0.1 + 0.83 * math.exp(-0.02 * damage - 0.005 * damage**2)
 
     def evaluate(self, candidate: Candidate) -> dict[str, float]:
         """What a user's `evaluate` gives: `{"accuracy": top-1}`."""

@@ -1,0 +1,200 @@
+"""stable-baselines3's agents, driven directly: `predict`, `replay_buffer.add`, `train`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.cost import Floats
+from autoprune.core.errors import ConfigError
+
+AGENTS = ("ddpg", "td3", "sac")
+
+
+class Agent:
+    """An off-policy agent over AMC's states and actions.
+
+    The paper's settings by default: two hidden layers of 300 units, learning rates of 1e-4
+    (actor) and 1e-3 (critic), soft updates with 0.01, batches of 64, a replay buffer of 2000
+    transitions, no discount, and a moving average of the rewards as their baseline.
+
+    The global random states of Python, numpy and torch are the agent's own only while it works,
+    and the caller's again afterwards.
+
+    Args:
+        kind: "ddpg" (the paper's), "td3" or "sac".
+        features: in a state.
+        low: the least action; the greatest is 1.
+        seed: of the weights, the batches and (SAC) the actions.
+        hidden: units in each of two hidden layers.
+        actor_rate: learning rate of the actor.
+        critic_rate: learning rate of the critic.
+        tau: soft update of the targets.
+        batch: transitions in a batch.
+        capacity: of the replay buffer, in transitions.
+        baseline: weight of a new batch's mean reward in the moving average; 0 for no baseline.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        features: int,
+        low: float,
+        seed: int,
+        *,
+        hidden: int = 300,
+        actor_rate: float = 1e-4,
+        critic_rate: float = 1e-3,
+        tau: float = 0.01,
+        batch: int = 64,
+        capacity: int = 2000,
+        baseline: float = 0.5,
+    ) -> None:
+        if kind not in AGENTS:
+            raise ConfigError(f"agent must be one of {', '.join(AGENTS)}, got {kind!r}")
+        self.kind = kind
+        self.batch = batch
+        self._state: tuple[Any, Any, Any] | None = None
+        with self._own_randomness():
+            self._agent = _build(
+                kind,
+                features,
+                low,
+                seed=seed,
+                hidden=hidden,
+                rates=(actor_rate, critic_rate),
+                tau=tau,
+                batch=batch,
+                capacity=capacity,
+                baseline=baseline,
+            )
+
+    def act(self, state: Floats) -> float:
+        """The action of a state; SAC's is drawn, the others' is the mean."""
+        with self._own_randomness():
+            action, _ = self._agent.predict(
+                state.astype(np.float32), deterministic=self.kind != "sac"
+            )
+        return float(action[0])
+
+    def remember(self, states: Floats, actions: Floats, reward: float) -> None:
+        """Store an episode: (T, 11) states, (T,) actions, its reward given to every step."""
+        space = self._agent.action_space
+        for t in range(len(states)):
+            last = t == len(states) - 1
+            action = np.clip(np.float32(actions[t]), space.low, space.high)
+            self._agent.replay_buffer.add(
+                states[t][None].astype(np.float32),
+                states[t if last else t + 1][None].astype(np.float32),
+                self._agent.policy.scale_action(action)[None],
+                np.array([reward], dtype=np.float32),
+                np.array([last]),
+                [{}],
+            )
+
+    def learn(self, steps: int) -> None:
+        """Take gradient steps on batches of the replay buffer."""
+        if self._agent.replay_buffer.size() == 0:
+            return
+        with self._own_randomness():
+            self._agent.train(gradient_steps=steps, batch_size=self.batch)
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        outer = _randomness()
+        if self._state is not None:
+            _set_randomness(self._state)
+        try:
+            yield
+        finally:
+            self._state = _randomness()
+            _set_randomness(outer)
+
+
+def _randomness() -> tuple[Any, Any, Any]:
+    """The global states; stable-baselines3 draws from numpy's old one."""
+    import torch
+
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def _set_randomness(state: tuple[Any, Any, Any]) -> None:
+    import torch
+
+    random.setstate(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    torch.set_rng_state(state[2])
+
+
+def _build(
+    kind: str,
+    features: int,
+    low: float,
+    *,
+    seed: int,
+    hidden: int,
+    rates: tuple[float, float],
+    tau: float,
+    batch: int,
+    capacity: int,
+    baseline: float,
+) -> Any:
+    """A stable-baselines3 agent with two learning rates and a reward baseline."""
+    import gymnasium
+    import stable_baselines3 as sb3
+    from stable_baselines3.common.buffers import ReplayBuffer
+    from stable_baselines3.common.logger import Logger
+
+    class Spaces(gymnasium.Env[Any, Any]):
+        """What stable-baselines3 asks an environment for when it is not run by it."""
+
+        observation_space = gymnasium.spaces.Box(0.0, 1.0, (features,), np.float32)
+        action_space = gymnasium.spaces.Box(low, 1.0, (1,), np.float32)
+
+    class Baselined(ReplayBuffer):
+        """Rewards less the moving average of the batches' means (He et al. 2018, eq. 4)."""
+
+        average: float | None = None
+
+        def sample(self, *args: Any, **kwargs: Any) -> Any:
+            samples = super().sample(*args, **kwargs)
+            if not baseline:
+                return samples
+            mean = float(samples.rewards.mean())
+            self.average = (
+                mean if self.average is None else self.average + baseline * (mean - self.average)
+            )
+            return samples._replace(rewards=samples.rewards - self.average)
+
+    base = {"ddpg": sb3.DDPG, "td3": sb3.TD3, "sac": sb3.SAC}[kind]
+
+    class TwoRates(base):
+        """The actor and the critic learn at rates of their own."""
+
+        def _update_learning_rate(self, optimizers: Any) -> None:
+            for optimizer, rate in (
+                (self.actor.optimizer, rates[0]),
+                (self.critic.optimizer, rates[1]),
+            ):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+
+    agent = TwoRates(
+        "MlpPolicy",
+        Spaces(),
+        learning_rate=rates[1],
+        buffer_size=capacity,
+        batch_size=batch,
+        tau=tau,
+        gamma=1.0,
+        replay_buffer_class=Baselined,
+        policy_kwargs={"net_arch": [hidden, hidden]},
+        seed=seed,
+        device="cpu",
+    )
+    agent.set_logger(Logger(folder=None, output_formats=[]))
+    return agent
