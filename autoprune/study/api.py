@@ -1,0 +1,314 @@
+"""`autoprune.search` and `autoprune.resume`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autoprune.core.budget import Budget
+from autoprune.core.device import Profiler
+from autoprune.core.errors import ConfigError, RunError
+from autoprune.cost.base import CostModel
+from autoprune.evaluate.base import Evaluator
+from autoprune.searchers.base import Searcher
+from autoprune.space.space import SearchSpace
+from autoprune.study.conduct import conduct
+from autoprune.study.config import (
+    Named,
+    Run,
+    SearchConfig,
+    TableSettings,
+    VerifySettings,
+    read_config,
+    read_yaml,
+    validate,
+    write_yaml,
+)
+from autoprune.study.folder import SCHEMA, RunFolder, check_schema
+from autoprune.study.progress import Progress
+from autoprune.study.result import Result
+from autoprune.study.task import Task, as_inputs, task_from_config
+
+if TYPE_CHECKING:
+    from autoprune.pruning.importance import Importance
+    from autoprune.pruning.recover import RecoverySettings
+
+
+def search(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: str | Mapping[str, float | str] | Budget,
+    evaluate: Evaluator,
+    calibration: Iterable[Any] | None = None,
+    train: Iterable[Any] | None = None,
+    device: str | Profiler | None = "onnxruntime-cpu",
+    device_options: Mapping[str, Any] | None = None,
+    searcher: str | type[Searcher] | Searcher = "tpe",
+    searcher_options: Mapping[str, Any] | None = None,
+    trials: int = 200,
+    seed: int = 0,
+    out: str | Path | None = None,
+    space: str | Path | SearchSpace | None = None,
+    table: str | Path | CostModel | None = None,
+    importance: str | Importance = "l1",
+    reconstruct: bool = True,
+    recover: RecoverySettings | Mapping[str, Any] | bool | None = None,
+    objective: str = "accuracy",
+    verify: VerifySettings | Mapping[str, Any] | None = None,
+    profile: TableSettings | Mapping[str, Any] | None = None,
+    max_failures: int = 5,
+    storage: str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Find a smaller network that holds a budget, with the least accuracy lost.
+
+    Every candidate that is evaluated holds the budget by the cost model's 95 % upper bound. The
+    best ones are measured on the device; where they break the budget, the cost model is corrected
+    and the search goes on. What is returned was exported and measured as it is.
+
+    Args:
+        model: trained; any module that `torch.export` takes. It is not changed.
+        example_inputs: a tensor, or a tuple of the positional inputs; its batch is what latency
+            and memory are for.
+        budget: such as `"latency=0.6x"`, `{"macs": "60M", "params": 0.5e6}` or a `Budget`.
+        evaluate: network → `{"accuracy": 0.93, ...}`, or a number.
+        calibration: batches of inputs, for BatchNorm statistics and least squares; without it
+            neither is done.
+        train: batches of (inputs, labels), for recovery.
+        device: a name (`autoprune devices` lists them), or a `Profiler`; None measures nothing,
+            for a budget that is counted.
+        device_options: keyword arguments of a device that is given by name: `{"threads": 2}`.
+        searcher: a name, a class or an instance.
+        searcher_options: keyword arguments of a searcher that is given by name or class.
+        trials: candidates to evaluate.
+        seed: the same seed gives the same trials, where `evaluate` is deterministic.
+        out: run folder; without it nothing is kept on disk and nothing can be resumed.
+        space: a `SearchSpace`, or a definition's name or file; None offers every group.
+        table: a latency table's file, or a cost model; None measures one where the budget needs
+            it.
+        importance: "l1", "l2", "bn_scale", "taylor" or an `Importance`.
+        reconstruct: whether consuming layers are refitted by least squares (AMC).
+        recover: settings of the winner's fine-tuning (True: the usual ones); it needs `train`.
+        objective: the metric that is maximised.
+        verify: how winners are measured (see `VerifySettings`).
+        profile: how a table is measured (see `TableSettings`).
+        max_failures: evaluations that may fail in a row before the search stops.
+        storage: Optuna database URL for the trials; None keeps a journal in the run folder.
+        progress: listens.
+
+    Returns:
+        The result; `result.held` says whether the budget holds.
+
+    Raises:
+        TraceError: `torch.export` refuses the network.
+        BudgetError: the budget can't be read, or can't be met (`InfeasibleBudgetError`, with the
+            smallest that is possible).
+        ConfigError: another setting is wrong.
+        EvaluationError: the dense network can't be evaluated, or `max_failures` in a row failed.
+        ProfilerError: the device can't measure.
+        TableError: the table can't be read, or is of another device.
+        RunError: the run folder can't be used.
+    """
+    named: dict[str, Any] = {
+        "budget": {m: str(v) for m, v in Budget.parse(budget).limits.items()},
+        "device": _named(device, device_options, "device"),
+        "searcher": _named(searcher, searcher_options, "searcher"),
+        "trials": trials,
+        "seed": seed,
+        "out": None if out is None else str(out),
+        "space": str(space) if isinstance(space, str | Path) else None,
+        "table": str(table) if isinstance(table, str | Path) else None,
+        "importance": importance if isinstance(importance, str) else type(importance).__name__,
+        "reconstruct": reconstruct,
+        "recover": _recover(recover),
+        "objective": objective,
+        "verify": _plain(verify),
+        "profile": _plain(profile),
+        "max_failures": max_failures,
+        "storage": storage,
+    }
+    task = Task(
+        config=validate(named, "autoprune.search"),
+        model=model,
+        example_inputs=as_inputs(example_inputs),
+        evaluate=evaluate,
+        calibration=None if calibration is None else list(calibration),
+        train=train,
+        searcher=None if isinstance(searcher, str) else searcher,
+        importance=None if isinstance(importance, str) else importance,
+        profiler=None if device is None or isinstance(device, str) else device,
+        table=table if isinstance(table, CostModel) else None,
+        space=space if isinstance(space, SearchSpace) else None,
+    )
+    return begin(task, progress)
+
+
+def search_config(
+    path: str | Path | None = None,
+    settings: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Search as a YAML config says.
+
+    Args:
+        path: the config; relative paths in it start from its folder, without one from the
+            working directory.
+        settings: overrides, `a.b=value`.
+        options: overrides of whole settings.
+        progress: listens.
+
+    Raises:
+        AutopruneError: as `search`.
+    """
+    file = None if path is None else Path(path)
+    config = read_config(file, list(settings), options)
+    if config.run is not None:
+        raise ConfigError(
+            f"{path} is the config of a run; go on with it by `autoprune resume RUN`, RUN being "
+            "its folder"
+        )
+    base = Path.cwd() if file is None else file.absolute().parent
+    return begin(task_from_config(config, base), progress)
+
+
+def resume(
+    run: str | Path,
+    *,
+    model: nn.Module | None = None,
+    example_inputs: Any = None,
+    evaluate: Evaluator | None = None,
+    calibration: Iterable[Any] | None = None,
+    train: Iterable[Any] | None = None,
+    device: Profiler | None = None,
+    searcher: type[Searcher] | None = None,
+    importance: Importance | None = None,
+    space: SearchSpace | None = None,
+    table: CostModel | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Go on with a run that was stopped, however it was; a finished one is only read.
+
+    A run begun by the command line or from a config needs its folder alone. One begun by
+    `autoprune.search` needs the same objects again: model, inputs, evaluate and what else was
+    given as an object.
+
+    Raises:
+        RunError: no run is there, another process works in it, or it can't be read.
+        RunVersionError: a newer autoprune wrote it.
+        ConfigError: an object that the run began with is missing.
+    """
+    folder = RunFolder.open(run)
+    data = read_yaml(folder.config)
+    noted = data.get("run")
+    if not isinstance(noted, Mapping):
+        raise RunError(f"{folder.config} was not written by autoprune: it has no section 'run'")
+    check_schema(noted.get("schema_version"), folder.config)
+    config = validate(data, str(folder.config))
+    base = Path(noted["base"])
+    if config.model is not None:
+        task = task_from_config(config, base)
+    else:
+        if model is None or example_inputs is None or evaluate is None:
+            raise ConfigError(
+                f"the run {folder.path} was begun from Python: resume it there, by "
+                "autoprune.resume(run, model=..., example_inputs=..., evaluate=...) with the "
+                "objects that autoprune.search was given"
+            )
+        task = Task(config, model, as_inputs(example_inputs), evaluate, base=base)
+        task.calibration = None if calibration is None else list(calibration)
+        task.train = train
+    task.profiler, task.searcher, task.importance = device, searcher, importance
+    task.space, task.table = space, table
+    _same_network(task, folder)
+    with folder:
+        return conduct(task, folder, progress or Progress())
+
+
+def begin(task: Task, progress: Progress | None = None) -> Result:
+    """Begin a task in its run folder, or without one."""
+    listener = progress or Progress()
+    if task.config.out is None:
+        return conduct(task, None, listener)
+    folder = RunFolder.create(task.config.out)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folder)
+        if folder.config.exists():
+            raise RunError(f"{folder.path} holds a run already; give another folder")
+        run = Run(
+            schema_version=SCHEMA,
+            autoprune=_version(),
+            study=f"{folder.path.name}-{uuid.uuid4().hex[:8]}",
+            network=fingerprint(task.model),
+            base=str(task.base),
+        )
+        task.config = task.config.model_copy(update={"run": run})
+        folder.write(folder.config, write_yaml(task.config))
+        return conduct(task, folder, listener)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short name of a network's structure and weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        if tensor.numel():
+            total = tensor.detach().double()
+            digest.update(f"{float(total.sum()):.9e} {float(total.abs().max()):.9e}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _same_network(task: Task, folder: RunFolder) -> None:
+    run = task.config.run
+    found = fingerprint(task.model)
+    if run is not None and run.network != found:
+        raise RunError(
+            f"the run {folder.path} was begun with another network (fingerprint {run.network}, "
+            f"now {found}); build the same one with the same weights, or start a new run"
+        )
+
+
+def _named(given: Any, options: Mapping[str, Any] | None, what: str) -> dict[str, Any] | None:
+    """A plug-in as the config notes it."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return {"name": given, "options": dict(options or {})}
+    if options and not isinstance(given, type):
+        raise ConfigError(f"{what}_options must be left out where {what} is an object")
+    kind = given if isinstance(given, type) else type(given)
+    return {"name": f"{kind.__module__}:{kind.__qualname__}", "options": dict(options or {})}
+
+
+def _recover(given: Any) -> dict[str, Any] | None:
+    if given is None or given is False:
+        return None
+    if given is True:
+        return {}
+    if isinstance(given, Mapping):
+        return dict(given)
+    from dataclasses import asdict
+
+    return asdict(given)
+
+
+def _plain(given: VerifySettings | TableSettings | Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is None:
+        return {}
+    return dict(given) if isinstance(given, Mapping) else given.model_dump()
+
+
+def _version() -> str:
+    from autoprune import __version__
+
+    return __version__
+
+
+__all__ = ["Named", "SearchConfig", "begin", "fingerprint", "resume", "search", "search_config"]

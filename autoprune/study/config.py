@@ -1,0 +1,299 @@
+"""What is asked of a search: validated settings, read from YAML or given as arguments."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from autoprune.core.budget import Budget
+from autoprune.core.errors import BudgetError, ConfigError
+from autoprune.study.references import expand_all
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys are refused, values are not changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(Settings):
+    """A plug-in or a function of the user's, with its options.
+
+    Attributes:
+        name: a plug-in's name, `package.module:Name` or `path/to/file.py:Name`.
+        options: keyword arguments.
+    """
+
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class VerifySettings(Settings):
+    """How candidates are measured before one is believed.
+
+    Attributes:
+        top: candidates measured at a time, the most accurate first.
+        rounds: how often the search may go on after all of them broke the budget.
+        width: half width of the confidence interval aimed at, as a fraction of the latency.
+        timeout_s: seconds a candidate may be measured at most.
+        confidence: of the intervals.
+    """
+
+    top: int = Field(3, ge=1, le=100)
+    rounds: int = Field(4, ge=0, le=100)
+    width: float = Field(0.01, gt=0, lt=1)
+    timeout_s: float = Field(30.0, gt=0)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class TableSettings(Settings):
+    """How a latency table is measured where none is given.
+
+    Attributes:
+        timeout_s: seconds it may take.
+        candidates: candidates measured for it; None leaves it to the time.
+    """
+
+    timeout_s: float = Field(180.0, gt=0)
+    candidates: int | None = Field(None, ge=4)
+
+
+class Run(Settings):
+    """What autoprune itself notes in a run folder's config.
+
+    Attributes:
+        schema_version: of the run folder.
+        autoprune: the version that began the run.
+        study: the study's name in the storage.
+        network: fingerprint of the dense network.
+        base: folder that relative paths of the config start from.
+    """
+
+    schema_version: int
+    autoprune: str
+    study: str
+    network: str
+    base: str
+
+
+class SearchConfig(Settings):
+    """Everything a search is asked for; the keys of a YAML config.
+
+    Attributes:
+        python_path: folders added to Python's module path, relative to the config.
+        model: function that builds the trained network.
+        inputs: example inputs: shapes like "8x3x32x32" (float32), or a function that makes them.
+        evaluate: function of a network that gives {"accuracy": ...}.
+        calibration: function that gives batches of inputs, for BatchNorm and least squares.
+        train: function that gives (inputs, labels) batches, for recovery.
+        budget: upper bounds: {latency: 0.6x, macs: 60M}.
+        device: what is measured on, or None: nothing is measured.
+        searcher: proposes candidates.
+        trials: candidates evaluated.
+        seed: of every random choice.
+        out: run folder.
+        space: search-space file; None offers every group.
+        table: latency table to load; None measures one where the budget needs it.
+        importance: which channels of a group go first.
+        reconstruct: whether consuming layers are refitted by least squares.
+        recover: settings of the fine-tuning of the winner; None leaves it as it is.
+        objective: the metric that is maximised.
+        verify: how winners are measured.
+        profile: how a table is measured.
+        max_failures: evaluations that may fail in a row before the search stops.
+        storage: Optuna database URL; None keeps a journal file in the run folder.
+        run: written by autoprune into a run folder.
+    """
+
+    python_path: tuple[str, ...] = ()
+    model: Named | None = None
+    inputs: Named | str | tuple[str, ...] | None = None
+    evaluate: Named | None = None
+    calibration: Named | None = None
+    train: Named | None = None
+    budget: dict[str, float | str]
+    device: Named | None = Named(name="onnxruntime-cpu")
+    searcher: Named = Named(name="tpe")
+    trials: int = Field(200, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+    out: str | None = None
+    space: str | None = None
+    table: str | None = None
+    importance: str = "l1"
+    reconstruct: bool = True
+    recover: dict[str, Any] | None = None
+    objective: str = "accuracy"
+    verify: VerifySettings = VerifySettings()
+    profile: TableSettings = TableSettings()
+    max_failures: int = Field(5, ge=1)
+    storage: str | None = None
+    run: Run | None = None
+
+    @field_validator(
+        "model", "evaluate", "calibration", "train", "device", "searcher", mode="before"
+    )
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _inputs(cls, value: object) -> object:
+        function = isinstance(value, str) and not value.strip()[:1].isdigit()
+        return {"name": value} if function else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return {m: str(limit) for m, limit in Budget.parse(value).limits.items()}
+            except BudgetError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_holds(cls, value: dict[str, float | str]) -> dict[str, float | str]:
+        try:
+            Budget.parse(value)
+        except BudgetError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+def validate(data: Mapping[str, Any], where: str) -> SearchConfig:
+    """Check settings.
+
+    Args:
+        data: as read from YAML.
+        where: the file or call they come from, for messages.
+
+    Raises:
+        ConfigError: says which setting must be what, with the nearest valid name for a wrong one.
+    """
+    try:
+        return SearchConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, where, SearchConfig)) from error
+
+
+def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:
+    """One line for each thing that is wrong."""
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"] if part not in _UNION_BRANCHES]
+        name = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            names = _names(schema, problem["loc"][:-1])
+            near = difflib.get_close_matches(path[-1], names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+            lines.append(f"{where}: unknown setting {name!r}; {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: the setting {name!r} must be given")
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            got = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+            lines.append(f"{where}: {name}: {text[:1].lower()}{text[1:]}{got}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+#: Where a setting may be of several kinds, pydantic puts the kind into the path.
+_UNION_BRANCHES = frozenset({"Named", "str", "tuple[str, ...]", "float"})
+
+
+def _names(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    for part in path:
+        field = schema.model_fields.get(str(part))
+        if field is None:
+            continue
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                schema = kind
+    return sorted(name for name in schema.model_fields if name != "run")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it can't be read, is no YAML, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        near = []
+        if path.parent.is_dir():
+            near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
+        hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise ConfigError(f"the config {path} can't be read: {reason}{hint}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise ConfigError(f"the config {path} can't be read{line}: {problem}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"the config {path} must be a mapping of settings, see configs/")
+    return data
+
+
+def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Apply `a.b=value` settings; values are read as YAML.
+
+    Raises:
+        ConfigError: one is not of that form.
+    """
+    result = dict(data)
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        keys = name.strip().split(".")
+        if not separator or not all(keys):
+            raise ConfigError(f"--set must be written name=value or a.b=value, got {setting!r}")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {name}: the value {value!r} is not YAML") from error
+        place = result
+        for key in keys[:-1]:
+            inner = place.get(key)
+            # A name alone is short for {name: ...}, so options can be set beside it.
+            inner = {"name": inner} if isinstance(inner, str) else inner
+            if inner is not None and not isinstance(inner, dict):
+                raise ConfigError(f"--set {name}: {key!r} is {inner!r}, it has no settings within")
+            place[key] = dict(inner or {})
+            place = place[key]
+        place[keys[-1]] = parsed
+    return result
+
+
+def read_config(
+    path: Path | None, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> SearchConfig:
+    """Read a YAML config, with environment variables filled in.
+
+    Args:
+        path: of the file; None begins with nothing.
+        settings: `a.b=value` overrides, applied last.
+        options: overrides of whole settings.
+
+    Raises:
+        ConfigError: it can't be read, or a setting is wrong.
+    """
+    data = {} if path is None else read_yaml(path)
+    data = override({**data, **(options or {})}, settings)
+    where = "the search" if path is None else str(path)
+    return validate(expand_all(data, where), where)
+
+
+def write_yaml(config: SearchConfig) -> str:
+    """The text of a config that `read_config` reads back."""
+    data = config.model_dump(mode="json")
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=False)

@@ -1,0 +1,173 @@
+"""One evaluation: from a candidate to what the user's function says of the pruned network."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.errors import AutopruneError, EvaluationError
+from autoprune.evaluate.base import Evaluator, Outcome
+from autoprune.study.failures import describe
+
+if TYPE_CHECKING:
+    from autoprune.graph.network import Network, Selection
+    from autoprune.pruning.importance import Importance
+
+
+def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dict[str, float]:
+    """Call the user's function and check what it gives.
+
+    A bare number is taken as the objective. The model is in eval mode, without gradients.
+
+    Raises:
+        EvaluationError: it raised, or gave no finite number for the objective.
+    """
+    model.eval()
+    try:
+        with torch.no_grad():
+            given: Any = evaluate(model)
+    except Exception as error:  # The user's code: whatever it raises is this trial's failure.
+        raise EvaluationError(f"evaluate raised {describe(error)}") from error
+    if not isinstance(given, Mapping):
+        number = as_number(given)
+        if number is None:
+            raise EvaluationError(
+                f'evaluate must return a mapping such as {{"{objective}": 0.93}}, or a number; '
+                f"it returned {type(given).__name__}"
+            )
+        given = {objective: number}
+    metrics = {}
+    for name, value in given.items():
+        number = as_number(value)
+        if number is None or not math.isfinite(number):
+            raise EvaluationError(
+                f"evaluate must return finite numbers, its {str(name)!r} is {value!r}"
+            )
+        metrics[str(name)] = number
+    if objective not in metrics:
+        raise EvaluationError(
+            f"evaluate must return {objective!r}, the objective; it returned "
+            f"{', '.join(metrics) or 'nothing'}"
+        )
+    return metrics
+
+
+def as_number(value: Any) -> float | None:
+    """A number, a numpy scalar or a tensor of one element as a float; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.numel() == 1 and value.dtype != torch.bool else None
+    item = getattr(value, "item", None)
+    if item is not None and getattr(value, "size", 0) == 1 and not isinstance(item(), bool):
+        return as_number(item())
+    return None
+
+
+class Phases:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count the seconds in the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds of a phase."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+class CandidateEvaluator:
+    """Prunes, reconstructs, recalibrates and evaluates; called with a candidate.
+
+    Args:
+        network: traced.
+        evaluate: the user's function.
+        objective: the metric that is maximised.
+        importance: which units of a group go first.
+        calibration: batches of inputs; () leaves BatchNorm statistics as they are.
+        reconstruct: whether consuming layers are refitted by least squares.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        evaluate: Evaluator,
+        *,
+        objective: str = "accuracy",
+        importance: str | Importance = "l1",
+        calibration: Sequence[Any] = (),
+        reconstruct: bool = True,
+    ) -> None:
+        from autoprune.pruning.importance import scores
+        from autoprune.pruning.reconstruct import Reconstructor
+
+        self.network = network
+        self.objective = objective
+        self._evaluate = evaluate
+        self._scores = scores(network, importance)
+        self._calibration = calibration
+        self._reconstructor = (
+            Reconstructor(network, calibration) if reconstruct and calibration else None
+        )
+
+    def select(self, candidate: Candidate) -> Selection:
+        """Which units a candidate keeps."""
+        from autoprune.pruning.selection import select
+
+        return select(self.network, candidate, scores=self._scores)
+
+    def build(self, selection: Selection, phases: Phases | None = None) -> nn.Module:
+        """The pruned network of a selection, reconstructed and recalibrated.
+
+        Raises:
+            AutopruneError: it can't be built.
+        """
+        from autoprune.pruning.recalibrate import recalibrate
+        from autoprune.pruning.surgery import apply
+
+        phases = phases or Phases()
+        with phases("surgery"):
+            model = apply(self.network, selection)
+        if self._reconstructor is not None:
+            with phases("reconstruct"):
+                self._reconstructor.apply(model, selection)
+        if self._calibration:
+            with phases("recalibrate"):
+                recalibrate(model, self._calibration)
+        return model
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        """Evaluate a candidate; a failure is an outcome."""
+        phases = Phases()
+        start = time.perf_counter()
+        metrics: dict[str, float] = {}
+        error: str | None = None
+        try:
+            with phases("select"):
+                selection = self.select(candidate)
+            model = self.build(selection, phases)
+            with phases("evaluate"):
+                metrics = evaluate_model(model, self._evaluate, self.objective)
+        except EvaluationError as problem:
+            error = str(problem)
+        except AutopruneError as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        return Outcome(metrics, error, time.perf_counter() - start, phases.seconds)

@@ -1,0 +1,157 @@
+"""From the winner to what is shipped: checked, recovered, exported, measured once more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autoprune.core.budget import Budget
+from autoprune.core.trial import Trial
+from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
+from autoprune.study.progress import Progress
+from autoprune.study.verify import Verification
+
+if TYPE_CHECKING:
+    from autoprune.evaluate.base import Evaluator
+    from autoprune.pruning.recover import RecoverySettings
+    from autoprune.study.device import DeviceMeasure
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A winner as it leaves.
+
+    Attributes:
+        trial: that it was.
+        model: pruned, reconstructed and recovered, in eval mode.
+        metrics: of the model.
+        onnx: the model's export that was measured, or None without a device.
+        dense_onnx: the dense network's.
+        verification: of it, or None without a device.
+        dense_verification: of the dense network beside it.
+    """
+
+    trial: Trial
+    model: nn.Module
+    metrics: dict[str, float]
+    onnx: bytes | None = None
+    dense_onnx: bytes | None = None
+    verification: Verification | None = None
+    dense_verification: Verification | None = None
+
+
+class Finisher:
+    """Builds winners and measures them as they are shipped.
+
+    Args:
+        evaluator: builds and evaluates as in the search.
+        evaluate: the user's function.
+        objective: the metric that is maximised.
+        train: batches of (inputs, labels), or None.
+        recover: how the winner is fine-tuned, or None.
+        device: measures, or None.
+        reference_ms: the dense network's latency, where a table fixes it.
+        limits: absolute budget.
+        progress: is told.
+        phases: counts seconds.
+    """
+
+    def __init__(
+        self,
+        evaluator: CandidateEvaluator,
+        evaluate: Evaluator,
+        *,
+        objective: str,
+        train: Iterable[Any] | None,
+        recover: RecoverySettings | None,
+        device: DeviceMeasure | None,
+        reference_ms: float | None,
+        limits: Budget,
+        progress: Progress,
+        phases: Phases,
+    ) -> None:
+        self._evaluator = evaluator
+        self._evaluate = evaluate
+        self._objective = objective
+        self._train = train
+        self._recover = recover
+        self._device = device
+        self._reference_ms = reference_ms
+        self._limits = limits
+        self._progress = progress
+        self._phases = phases
+        self._dense_onnx: bytes | None = None
+
+    def build(self, trial: Trial) -> Shipped:
+        """The winner's network as it was evaluated, compared with the masked dense one, measured.
+
+        Raises:
+            SurgeryError: the pruned network and the masked dense one don't give the same output.
+            ExportError: it can't be exported.
+        """
+        from autoprune.pruning import prune
+
+        network = self._evaluator.network
+        self._progress.stage("checking the winner")
+        selection = self._evaluator.select(trial.candidate)
+        with self._phases("check"):
+            prune(network, selection, check=True)
+        model = self._evaluator.build(selection).eval()
+        return self._measured(Shipped(trial, model, dict(trial.metrics)))
+
+    def recover(self, shipped: Shipped) -> Shipped:
+        """Fine-tune a winner with distillation from the dense network, and measure it again."""
+        if self._recover is None or self._train is None:
+            return shipped
+        from autoprune.pruning.recover import recover
+
+        self._progress.stage("recovering the winner")
+        with self._phases("recover"):
+            recovered = recover(
+                shipped.model,
+                self._evaluator.network.model,
+                self._train,
+                lambda model: evaluate_model(model, self._evaluate, self._objective),
+                settings=self._recover,
+            )
+        metrics = dict(recovered.metrics)
+        return self._measured(Shipped(shipped.trial, recovered.model.eval(), metrics))
+
+    def _measured(self, shipped: Shipped) -> Shipped:
+        if self._device is None:
+            return shipped
+        from autoprune.export.onnx import export_onnx
+
+        inputs = self._evaluator.network.example_inputs
+        self._progress.stage(f"measuring the exported network on {self._device.spec}")
+        with self._phases("export"):
+            if self._dense_onnx is None:
+                self._dense_onnx = export_onnx(self._evaluator.network.model, inputs, None)
+            onnx = export_onnx(shipped.model, inputs, None)
+        with self._phases("measure"):
+            own, dense = self._decided(onnx, self._dense_onnx)
+        return replace(
+            shipped,
+            onnx=onnx,
+            dense_onnx=self._dense_onnx,
+            verification=own,
+            dense_verification=dense,
+        )
+
+    def _decided(self, onnx: bytes, dense_onnx: bytes) -> tuple[Verification, Verification]:
+        """Measure; longer while the interval holds the budget's bound."""
+        if self._device is None:
+            raise RuntimeError("no device")
+        for effort in (1.0, 3.0, 9.0):
+            dense, own = self._device.model(onnx, dense_onnx, effort)
+            reference = self._reference_ms
+            if reference is None:
+                reference = dense.latency_ms if dense.ok else math.nan
+            verification = Verification(own, reference)
+            if not verification.undecided(self._limits):
+                break
+        return verification, Verification(dense, reference)

@@ -1,0 +1,173 @@
+"""Ask, evaluate, tell; and the same again from the store when a run is resumed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.errors import EvaluationError, RunError
+from autoprune.core.trial import Trial
+from autoprune.cost.base import CostModel
+from autoprune.evaluate.base import EvaluatorPool, Outcome
+from autoprune.searchers.base import Searcher
+from autoprune.study.evaluation import Phases
+from autoprune.study.progress import Progress
+from autoprune.study.store import Store, Stored
+
+
+class Loop:
+    """Drives a searcher and a pool, and stores what comes of it.
+
+    A run that is resumed goes the same way again: the searcher is asked and told as before, and
+    what the store holds is taken from there instead of being evaluated. So the searcher, whatever
+    it learns, is where it was, and goes on with what it would have suggested.
+
+    Args:
+        searcher: proposes.
+        cost_model: predicts what is proposed.
+        pool: evaluates.
+        store: keeps; its trials are replayed.
+        objective: the metric that is maximised.
+        max_failures: evaluations that may fail in a row.
+        progress: is told of every trial.
+        phases: counts the seconds.
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        cost_model: CostModel,
+        pool: EvaluatorPool,
+        store: Store,
+        *,
+        objective: str,
+        max_failures: int,
+        progress: Progress,
+        phases: Phases,
+    ) -> None:
+        self.trials: list[Trial] = []
+        self._searcher = searcher
+        self._cost_model = cost_model
+        self._pool = pool
+        self._store = store
+        self._objective = objective
+        self._max_failures = max_failures
+        self._progress = progress
+        self._phases = phases
+        self._replay = deque(store.trials())
+        self._pending: dict[int, Trial] = {}
+        self._waiting: deque[int] = deque()
+        self._cache: dict[str, Trial] = {}
+        self._failures = 0
+        self._next = 0
+
+    @property
+    def replayed(self) -> bool:
+        """Whether everything in the store has been gone through."""
+        return not self._replay
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the greatest objective; the earliest of equals."""
+        done = [trial for trial in self.trials if trial.ok]
+        return max(done, key=lambda t: (t.score(self._objective), -t.number), default=None)
+
+    def run(self, total: int) -> bool:
+        """Go on until there are `total` trials.
+
+        Returns:
+            False if the searcher had nothing left to propose before that.
+
+        Raises:
+            EvaluationError: too many evaluations in a row failed.
+            RunError: the store can't be written, or holds trials of another search.
+        """
+        while len(self.trials) < total:
+            self._ask(total)
+            if not self._pending:
+                return False
+            for trial in self._collect():
+                self._tell(trial, total)
+        return True
+
+    def _ask(self, total: int) -> None:
+        free = self._pool.slots - len(self._pending)
+        count = min(free, total - len(self.trials) - len(self._pending))
+        if count < 1:
+            return
+        with self._phases("suggest"):
+            candidates = self._searcher.suggest(count)
+        if not candidates:
+            return
+        with self._phases("predict"):
+            costs = self._cost_model.predict(
+                self._searcher.context.space.kernels.workloads(candidates)
+            )
+        for candidate, predicted in zip(candidates, costs, strict=True):
+            self._pending[self._next] = Trial(self._next, candidate, predicted)
+            self._waiting.append(self._next)
+            self._next += 1
+
+    def _collect(self) -> Iterable[Trial]:
+        """Finished trials: from the store as long as it has some, then evaluated."""
+        if self._replay:
+            yield self._stored(self._replay.popleft())
+            return
+        while self._waiting:
+            number = self._waiting.popleft()
+            known = self._cache.get(self._pending[number].candidate.key)
+            if known is not None:
+                yield self._finish(number, Outcome(known.metrics))
+                return
+            self._pool.submit(number, self._pending[number].candidate)
+        for number, outcome in self._pool.results():
+            yield self._finish(number, outcome)
+
+    def _stored(self, stored: Stored) -> Trial:
+        trial = stored.trial
+        pending = self._pending.pop(trial.number, None)
+        if pending is None or pending.candidate != trial.candidate:
+            raise RunError(
+                f"trial {trial.number} in {self._store.where} is not what this search suggests: "
+                "the network, the settings, the table or the versions are not those that the run "
+                "began with. Resume it with the same ones, or start anew in another folder"
+            )
+        self._waiting = deque(number for number in self._waiting if number != trial.number)
+        self._count(stored.phases)
+        return trial
+
+    def _count(self, phases: Mapping[str, float]) -> None:
+        for name, seconds in phases.items():
+            self._phases.add(name, seconds)
+
+    def _finish(self, number: int, outcome: Outcome) -> Trial:
+        pending = self._pending.pop(number)
+        trial = Trial(
+            number,
+            pending.candidate,
+            pending.predicted,
+            metrics=dict(outcome.metrics),
+            error=outcome.error,
+            seconds=outcome.seconds,
+        )
+        self._count(outcome.phases)
+        with self._phases("store"):
+            self._store.add(trial, self._objective, outcome.phases)
+        self._failures = 0 if trial.ok else self._failures + 1
+        return trial
+
+    def _tell(self, trial: Trial, total: int) -> None:
+        self.trials.append(trial)
+        if trial.ok:
+            self._cache.setdefault(trial.candidate.key, trial)
+        pending: Sequence[Candidate] = [t.candidate for t in self._pending.values()]
+        with self._phases("update"):
+            self._searcher.update([trial], pending)
+        self._progress.trial(trial, self.best, len(self.trials), total)
+        if self._failures >= self._max_failures:
+            raise EvaluationError(
+                f"{self._failures} evaluations in a row failed, so the search stopped "
+                f"(max_failures); the last one: {trial.error}. Mend it, then resume the run: "
+                "what is finished is kept"
+            )

@@ -1,0 +1,307 @@
+"""One search from beginning to end, resumable at any moment.
+
+Everything that can't be computed again the same way (evaluations, measurements, the table) is
+stored when it is there; the rest is a function of it. So a resumed session simply runs again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autoprune.core.budget import Budget
+from autoprune.core.cost import Cost, Estimate
+from autoprune.core.errors import ProfilerError, RunError
+from autoprune.core.trial import Trial
+from autoprune.cost.base import CostModel
+from autoprune.evaluate.local import LocalPool
+from autoprune.searchers.base import SearchContext
+from autoprune.searchers.registry import make_searcher
+from autoprune.space.projection import check_feasible
+from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
+from autoprune.study.loop import Loop
+from autoprune.study.progress import Progress
+from autoprune.study.store import Event, Store
+from autoprune.study.verify import (
+    MEASURED,
+    Verification,
+    holds,
+    measure_until_decided,
+    ranked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoprune.graph.network import Network
+    from autoprune.space.space import SearchSpace
+    from autoprune.study.device import DeviceMeasure
+    from autoprune.study.task import Task
+
+#: Candidates of one verification measured at most, as a multiple of `VerifySettings.top`.
+BATCHES = 2
+
+
+class Session:
+    """The search itself, up to its verified winner.
+
+    Args:
+        task: what is asked for.
+        network: traced.
+        store: of the run.
+        cost_model: predicts what the budget bounds.
+        space: the choices.
+        device: measures, or None.
+        reference_ms: the dense network's latency, where a table fixes it.
+        progress: is told.
+        phases: counts seconds.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        network: Network,
+        store: Store,
+        *,
+        cost_model: CostModel,
+        space: SearchSpace,
+        device: DeviceMeasure | None,
+        reference_ms: float | None,
+        progress: Progress,
+        phases: Phases,
+    ) -> None:
+        self.task = task
+        self.network = network
+        self.store = store
+        self.cost_model = cost_model
+        self.space = space
+        self.device = device
+        self.reference_ms = reference_ms
+        self.progress = progress
+        self.phases = phases
+        self.config = task.config
+        self.budget = Budget.parse(self.config.budget)
+        #: Verifications by trial number.
+        self.verified: dict[int, Verification] = {}
+        #: (predicted, measured) latency in ms of each, as predicted before it was measured.
+        self.errors: list[tuple[float, float]] = []
+        self._events = list(store.events())
+        self._dense_cost()
+
+    # -- before the search ---------------------------------------------------------------------
+
+    def _dense_cost(self) -> None:
+        """What the dense network costs, the absolute budget, and whether it can be held."""
+        cost = self.cost_model.predict(self.network.workload(self.network.dense))[0]
+        if self.reference_ms is not None:
+            measured = {"latency_ms": Estimate(self.reference_ms, 0.0, "measured")}
+            cost = Cost({**cost.estimates, **measured})
+        self.dense_cost = cost
+        self.limits = self.budget.absolute(cost)
+        check_feasible(self.space, self.limits, self.cost_model, cost)
+
+    @property
+    def needs_device(self) -> bool:
+        """Whether the budget bounds what only a device can tell."""
+        return any(metric in self.limits.limits for metric in MEASURED)
+
+    def dense_metrics(self) -> dict[str, float]:
+        """What `evaluate` says of the dense network; evaluated once in a run.
+
+        Raises:
+            EvaluationError: it raises, or gives no finite number.
+        """
+        known = self._replay("dense")
+        if known is not None:
+            return dict(known.data["metrics"])
+        self.progress.stage("evaluating the dense network")
+        with self.phases("dense"):
+            metrics = evaluate_model(self.network.model, self.task.evaluate, self.config.objective)
+        self._record("dense", 0, {"metrics": metrics})
+        return metrics
+
+    # -- the search ----------------------------------------------------------------------------
+
+    def run(self, evaluator: CandidateEvaluator) -> list[Trial]:
+        """Search and verify; every trial, those that were measured with their measured cost."""
+        config = self.config
+        context = SearchContext(
+            self.space,
+            self.limits,
+            self.cost_model,
+            objective=config.objective,
+            trials=config.trials,
+            seed=config.seed,
+        )
+        searcher = make_searcher(
+            self.task.searcher or config.searcher.name, context, **config.searcher.options
+        )
+        self.progress.stage("searching", config.trials)
+        with LocalPool(evaluator) as pool:
+            self.loop = Loop(
+                searcher,
+                self.cost_model,
+                pool,
+                self.store,
+                objective=config.objective,
+                max_failures=config.max_failures,
+                progress=self.progress,
+                phases=self.phases,
+            )
+            self._go()
+        return self.loop.trials
+
+    def _go(self) -> None:
+        config = self.config
+        if not self.needs_device:
+            self.loop.run(config.trials)
+            return
+        if config.trials >= 8 * config.verify.top:
+            # The table's first correction, while most of the search can still use it.
+            self.loop.run(config.trials // 3)
+            self._verify(batches=1)
+        total = config.trials
+        more = max(config.verify.top, config.trials // 10)
+        for _ in range(config.verify.rounds + 1):
+            self.loop.run(total)
+            if self._verify(batches=BATCHES):
+                return
+            total = len(self.loop.trials) + more
+
+    def winner(self) -> Trial | None:
+        """The best trial whose measured upper bound holds the budget; None if there is none yet.
+
+        Without a bound on what only a device can tell, every trial holds by exact counts.
+        """
+        return next(iter(self.winners()), None)
+
+    def winners(self) -> list[Trial]:
+        """Every trial that holds the budget for sure, the best first."""
+        order = ranked(self.loop.trials, self.config.objective)
+        if not self.needs_device:
+            return order
+        return [t for t in order if t.number in self.verified and holds(self.broken(t))]
+
+    def broken(self, trial: Trial) -> dict[str, float]:
+        """By how much a measured trial breaks each bound; above 0 is broken."""
+        return self.verified[trial.number].violations(self.limits, trial.predicted)
+
+    def nearest(self) -> Trial | None:
+        """The measured trial that breaks the budget least, for a search that did not hold it."""
+        known = [t for t in self.loop.trials if t.number in self.verified]
+        order = sorted(known, key=lambda t: max(self.broken(t).values()))
+        return next(iter(order or ranked(self.loop.trials, self.config.objective)), None)
+
+    # -- verification --------------------------------------------------------------------------
+
+    def _verify(self, batches: int) -> bool:
+        """Measure the best candidates, and correct the cost model with what was measured.
+
+        Returns:
+            True if a winner is there and nothing better is left to measure; False if what looked
+            best broke the budget, so that the search should go on with the corrected model.
+        """
+        for _ in range(batches):
+            chosen = self._worth_measuring()
+            if not chosen:
+                return self.winner() is not None
+            self._measure(chosen)
+            if any(holds(self.broken(trial)) for trial in chosen):
+                return True
+        return False
+
+    def _worth_measuring(self) -> list[Trial]:
+        """The best unmeasured trials that may hold the budget and would beat the winner."""
+        measured = {self.trial(number).candidate.key for number in self.verified}
+        best = self.winner()
+        bar = float("-inf") if best is None else best.score(self.config.objective)
+        order = [
+            trial
+            for trial in ranked(self.loop.trials, self.config.objective)
+            if trial.candidate.key not in measured and trial.score(self.config.objective) > bar
+        ]
+        if not order:
+            return []
+        costs = self.cost_model.predict(self.network.workloads([t.candidate for t in order]))
+        fits = [
+            trial
+            for trial, cost in zip(order, costs, strict=True)
+            if holds(self.limits.violations(cost))
+        ]
+        return fits[: self.config.verify.top]
+
+    def trial(self, number: int) -> Trial:
+        """A finished trial by its number."""
+        return next(t for t in self.loop.trials if t.number == number)
+
+    def _measure(self, chosen: Sequence[Trial]) -> None:
+        numbers = [trial.number for trial in chosen]
+        candidates = [trial.candidate for trial in chosen]
+        known = self._replay("verified")
+        if known is not None:
+            if known.data["trials"] != numbers:
+                raise RunError(
+                    f"{self.store.where}: the next verification is of trials "
+                    f"{known.data['trials']}, this search would measure {numbers}; the settings or "
+                    "the versions changed since. Start anew in another folder"
+                )
+            found = [Verification.from_dict(v) for v in known.data["verifications"]]
+        else:
+            if self.device is None:
+                raise ProfilerError("a budget on latency needs a device; give one by `device`")
+            self.progress.message(
+                f"measuring the {len(chosen)} best candidates on {self.device.spec}"
+            )
+            with self.phases("measure"):
+                found = measure_until_decided(
+                    self.device.candidates, candidates, self.limits, self.reference_ms
+                )
+            if not any(v.measurement.ok for v in found):
+                raise ProfilerError(
+                    f"none of {len(found)} candidates could be measured on {self.device.spec}; "
+                    f"the first: {found[0].measurement.error}"
+                )
+            data = {"trials": numbers, "verifications": [v.to_dict() for v in found]}
+            self._record("verified", len(self.loop.trials), data)
+        workloads = self.network.workloads(candidates)
+        before = self.cost_model.predict(workloads)
+        with self.phases("correct"):
+            self.cost_model.update(workloads, [v.measurement for v in found])
+        for trial, verification, predicted in zip(chosen, found, before, strict=True):
+            self.verified[trial.number] = verification
+            if verification.measurement.ok and predicted.latency_ms is not None:
+                self.errors.append((predicted.latency_ms, verification.latency_ms))
+            position = self.loop.trials.index(trial)
+            self.loop.trials[position] = replace(trial, measured=verification.cost(trial.predicted))
+            self._tell_measured(trial, verification)
+
+    def _tell_measured(self, trial: Trial, verification: Verification) -> None:
+        measurement = verification.measurement
+        if not measurement.ok:
+            self.progress.message(f"trial {trial.number}: not measured, {measurement.error}")
+            return
+        low, high = verification.interval_ms
+        verdict = "holds" if holds(self.broken(trial)) else "breaks the budget"
+        self.progress.message(
+            f"trial {trial.number}: {self.config.objective} "
+            f"{trial.score(self.config.objective):.4f}, measured {verification.latency_ms:.3f} ms "
+            f"({low:.3f} to {high:.3f}): {verdict}"
+        )
+
+    # -- what is stored ------------------------------------------------------------------------
+
+    def _replay(self, kind: str) -> Event | None:
+        """The next stored event, which must be of this kind; None when all are replayed."""
+        if not self._events:
+            return None
+        event = self._events.pop(0)
+        if event.kind != kind:
+            raise RunError(
+                f"{self.store.where}: the next event is {event.kind!r}, this search came to "
+                f"{kind!r}; the settings changed since. Start anew in another folder"
+            )
+        return event
+
+    def _record(self, kind: str, after: int, data: dict[str, object]) -> None:
+        with self.phases("store"):
+            self.store.record(Event(kind, after, data))

@@ -1,0 +1,241 @@
+"""The store: every trial of every searcher as an Optuna trial, and what else a run must remember.
+
+A finished trial is one entry, so it is stored whole or not at all. What is not a trial (the dense
+network's evaluation, measured verifications with the correction they bring to the table) is an
+event: a numbered attribute of the study that says after how many trials it happened. A resumed
+run reads both back in the order in which they happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Cost
+from autoprune.core.errors import RunError, RunVersionError
+from autoprune.core.trial import Trial
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+#: Of the trials' and events' attributes.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trial as it is stored.
+
+    Attributes:
+        trial: finished; what was measured of it later is in an event.
+        phases: seconds by phase that it took.
+    """
+
+    trial: Trial
+    phases: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a run must remember besides its trials.
+
+    Attributes:
+        kind: "dense", "measured", ...
+        after: how many trials were finished before it.
+        data: JSON values.
+    """
+
+    kind: str
+    after: int
+    data: Mapping[str, Any]
+
+
+class Store:
+    """Trials and events of one run, in an Optuna study.
+
+    Args:
+        storage: a journal file's path, a database URL, or None to keep it in memory.
+        study: the study's name in it; made if it is not there.
+        units: units of each channel group in the dense network, the range of the parameters.
+
+    Raises:
+        RunError: the storage can't be reached, read or written, or was changed by hand.
+        RunVersionError: a newer autoprune wrote it.
+    """
+
+    def __init__(self, storage: Path | str | None, study: str, units: Mapping[str, int]) -> None:
+        from optuna.distributions import IntDistribution
+        from optuna.study import StudyDirection
+
+        self.where = str(storage or "memory")
+        self._ranges = {name: IntDistribution(1, count) for name, count in units.items()}
+        with self._guarded(), _quiet():
+            self._storage = _open(storage)
+            names = {s.study_name: s._study_id for s in self._storage.get_all_studies()}
+            if study in names:
+                self._study = names[study]
+                schema = self._storage.get_study_user_attrs(self._study).get("schema", SCHEMA)
+            else:
+                schema = SCHEMA
+                self._study = self._storage.create_new_study([StudyDirection.MAXIMIZE], study)
+                self._storage.set_study_user_attr(self._study, "schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise RunVersionError(
+                f"{self.where} was written by a newer autoprune (schema {schema}, this one reads "
+                f"up to {SCHEMA}); upgrade autoprune"
+            )
+
+    def trials(self) -> list[Stored]:
+        """Every finished trial, in the order in which they finished.
+
+        Raises:
+            RunError: one was changed by hand.
+        """
+        with self._guarded():
+            frozen = self._storage.get_all_trials(self._study, deepcopy=False)
+            return [self._read(trial) for trial in frozen]
+
+    def add(self, trial: Trial, objective: str, phases: Mapping[str, float] | None = None) -> None:
+        """Store a finished trial, whole or not at all."""
+        from optuna.trial import TrialState, create_trial
+
+        attributes = _attributes(trial, phases or {})
+        value = trial.score(objective) if trial.ok else None
+        frozen = create_trial(
+            state=TrialState.COMPLETE if trial.ok else TrialState.FAIL,
+            value=value,
+            params=dict(trial.candidate),
+            distributions={name: self._ranges[name] for name in trial.candidate},
+            user_attrs=attributes,
+        )
+        frozen.datetime_complete = frozen.datetime_complete or datetime.now()
+        with self._guarded():
+            self._storage.create_new_trial(self._study, template_trial=frozen)
+
+    def events(self) -> list[Event]:
+        """Every event, in order.
+
+        Raises:
+            RunError: one was changed by hand.
+        """
+        with self._guarded():
+            attributes = self._storage.get_study_user_attrs(self._study)
+        found = []
+        for name in sorted(n for n in attributes if n.startswith("event/")):
+            entry = attributes[name]
+            if not isinstance(entry, dict) or entry.get("sum") != _checksum(entry):
+                raise RunError(f"{self.where}: {name} was changed after it was written; restore it")
+            found.append(Event(entry["kind"], entry["after"], entry["data"]))
+        return found
+
+    def record(self, event: Event) -> None:
+        """Store an event, whole or not at all."""
+        entry: dict[str, Any] = {
+            "kind": event.kind,
+            "after": event.after,
+            "data": json.loads(json.dumps(event.data)),
+        }
+        entry["sum"] = _checksum(entry)
+        with self._guarded():
+            attributes = self._storage.get_study_user_attrs(self._study)
+            number = sum(name.startswith("event/") for name in attributes)
+            self._storage.set_study_user_attr(self._study, f"event/{number:06d}", entry)
+
+    def _read(self, frozen: FrozenTrial) -> Stored:
+        attributes = frozen.user_attrs
+        if attributes.get("sum") != _checksum(attributes):
+            raise RunError(
+                f"{self.where}: trial {frozen.number} was changed after it was written; restore "
+                "it from a copy, or start anew in another folder"
+            )
+        trial = Trial(
+            number=attributes["number"],
+            candidate=Candidate(tuple((name, count) for name, count in attributes["candidate"])),
+            predicted=Cost.from_dict(attributes["predicted"]),
+            metrics=attributes["metrics"],
+            error=attributes["error"],
+            seconds=attributes["seconds"],
+        )
+        return Stored(trial, attributes["phases"])
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turn what a storage raises into an error that says what to do."""
+        from optuna.exceptions import OptunaError
+
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.where} can't be used: {error.strerror or error}. Free space or mend the "
+                "rights, then resume the run: everything finished so far is kept"
+            ) from error
+        except (OptunaError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{self.where} holds what autoprune did not write "
+                f"({type(error).__name__}: {error}); restore it from a copy, or start anew"
+            ) from error
+
+
+def _attributes(trial: Trial, phases: Mapping[str, float]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "number": trial.number,
+        "candidate": [list(pair) for pair in trial.candidate.kept],
+        "predicted": trial.predicted.to_dict(),
+        "metrics": dict(trial.metrics),
+        "error": trial.error,
+        "seconds": round(trial.seconds, 6),
+        "phases": {name: round(seconds, 6) for name, seconds in phases.items()},
+    }
+    attributes["sum"] = _checksum(attributes)
+    return attributes
+
+
+def _checksum(entry: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in entry.items() if name != "sum"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _open(storage: Path | str | None) -> BaseStorage:
+    from optuna.storages import InMemoryStorage, RDBStorage
+
+    from autoprune.study.journal import open_journal
+
+    if storage is None:
+        return InMemoryStorage()
+    if isinstance(storage, Path):
+        return open_journal(storage)
+    if "://" not in storage:
+        raise RunError(
+            "storage must be a database URL such as postgresql://user@host/name, or left out for "
+            f"a journal file in the run folder; got {storage!r}"
+        )
+    try:
+        return RDBStorage(storage)
+    except (ImportError, OSError) as error:
+        raise RunError(f"the storage {storage} can't be used: {error}") from error
+    except Exception as error:  # SQLAlchemy and each database driver raise their own kinds.
+        raise RunError(f"the storage {storage} can't be reached: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna from announcing the study it makes."""
+    import logging
+
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

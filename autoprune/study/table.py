@@ -1,0 +1,122 @@
+"""The latency table of a search: loaded, or measured on the device before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprune.core.budget import Budget
+from autoprune.core.data import data_folders
+from autoprune.core.device import Profiler
+from autoprune.core.errors import ConfigError, TableMismatchError
+from autoprune.cost.base import CostModel
+from autoprune.cost.table import LatencyTable
+from autoprune.study.config import SearchConfig
+from autoprune.study.verify import MEASURED
+
+if TYPE_CHECKING:
+    from autoprune.graph.network import Network
+    from autoprune.study.device import DeviceMeasure
+    from autoprune.study.folder import RunFolder
+    from autoprune.study.progress import Progress
+    from autoprune.study.task import Task
+
+
+def bounds_latency(budget: Mapping[str, float | str] | str | Budget) -> bool:
+    """Whether a budget bounds what only a device can tell."""
+    return any(metric in MEASURED for metric in Budget.parse(budget).limits)
+
+
+def make_profiler(config: SearchConfig) -> Profiler:
+    """The config's device.
+
+    Raises:
+        ConfigError: none is named, or no profiler has that name.
+        ProfilerError: it can't run here.
+    """
+    from autoprune.profile import registry
+
+    if config.device is None:
+        raise ConfigError("a device must be named; `autoprune devices` lists them")
+    return registry.make_profiler(config.device.name, **config.device.options)
+
+
+def prepare_table(
+    task: Task,
+    network: Network,
+    device: DeviceMeasure | None,
+    folder: RunFolder | None,
+    progress: Progress,
+) -> CostModel | None:
+    """The cost model of latency, where the budget needs one.
+
+    In a run folder the table is written down as it is before the search, so that a resumed run
+    begins with the same.
+
+    Raises:
+        ConfigError: the budget needs a device and none is given, or there is no such table.
+        TableError: the table can't be read, or is of another device or network.
+    """
+    if not bounds_latency(task.config.budget):
+        return None
+    if task.table is not None:
+        return task.table
+    if device is None:
+        raise ConfigError(
+            "a budget on latency or energy needs a device to measure on; give one by `device` "
+            "(`autoprune devices` lists them)"
+        )
+    if folder is not None and folder.table.exists():
+        return check_table(LatencyTable.load(folder.table, device.spec), network, folder.table)
+    if task.config.table is not None:
+        path = find_table(task.config.table, task.base)
+        table = check_table(LatencyTable.load(path, device.spec), network, path)
+    else:
+        table = measure_table(task, network, device, progress)
+    if folder is not None:
+        table.save(folder.table)
+    return table
+
+
+def find_table(name: str, base: Path) -> Path:
+    """A table's file: as a path from the config's folder, or among the tables that are shipped.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    places = [base, *data_folders("latency_models")]
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    raise ConfigError(
+        f"there is no latency table {name!r} in {', '.join(str(place) for place in places)}; "
+        "measure one with `autoprune profile`"
+    )
+
+
+def check_table(table: LatencyTable, network: Network, path: Path) -> LatencyTable:
+    """Refuse a table whose ratios are to another network's dense form.
+
+    Raises:
+        TableMismatchError: says so.
+    """
+    own = table.layout(network.kernels).fingerprint
+    if table.reference.fingerprint != own:
+        raise TableMismatchError(
+            f"the latency table {path} was measured relative to another network or batch size; "
+            "measure one for this network with `autoprune profile`"
+        )
+    return table
+
+
+def table_edges(table: CostModel | None, network: Network) -> Callable[[str], Sequence[int]] | None:
+    """Group → the kept counts worth offering on the table's device."""
+    if not isinstance(table, LatencyTable):
+        return None
+    measured = table
+
+    def edges(group: str) -> Sequence[int]:
+        return measured.plateau_edges(network.kernels, group)
+
+    return edges

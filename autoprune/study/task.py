@@ -1,0 +1,165 @@
+"""What a search works on: the settings and the objects they stand for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autoprune.core.device import Profiler
+from autoprune.core.errors import ConfigError
+from autoprune.cost.base import CostModel
+from autoprune.evaluate.base import Evaluator
+from autoprune.searchers.base import Searcher
+from autoprune.space.space import SearchSpace
+from autoprune.study.config import Named, SearchConfig
+from autoprune.study.references import call_reference, expand, function_reference
+
+if TYPE_CHECKING:
+    from autoprune.pruning.importance import Importance
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
+
+
+@dataclass
+class Task:
+    """One search, ready to begin.
+
+    Attributes:
+        config: validated settings; where an object is given below, it counts instead.
+        model: trained, dense; never changed.
+        example_inputs: positional inputs of one batch.
+        evaluate: the user's function.
+        calibration: batches of inputs, or None.
+        train: batches of (inputs, labels) for recovery, or None.
+        searcher: a class or an instance, or None for the config's.
+        importance: an object, or None for the config's.
+        profiler: an object, or None for the config's device.
+        table: a cost model that predicts latency, or None for the config's.
+        space: an object, or None for the config's.
+        base: relative paths of the config start here.
+    """
+
+    config: SearchConfig
+    model: nn.Module
+    example_inputs: tuple[Any, ...]
+    evaluate: Evaluator
+    calibration: list[Any] | None = None
+    train: Iterable[Any] | None = None
+    searcher: type[Searcher] | Searcher | None = None
+    importance: Importance | None = None
+    profiler: Profiler | None = None
+    table: CostModel | None = None
+    space: SearchSpace | None = None
+    base: Path = field(default_factory=Path.cwd)
+
+
+def task_from_config(config: SearchConfig, base: Path) -> Task:
+    """Import and build what a config names.
+
+    Args:
+        config: with `model`, `inputs` and `evaluate`.
+        base: relative paths start here.
+
+    Raises:
+        ConfigError: something is missing, does not import, or gives something else.
+    """
+    for folder in config.python_path:
+        place = str((base / expand(folder, "python_path")).resolve())
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    model_name = _given(config.model, "model")
+    evaluate_name = _given(config.evaluate, "evaluate")
+    model = call_reference(model_name.name, model_name.options, base, "model")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model: {model_name.name!r} must return a torch.nn.Module, "
+            f"it returned {type(model).__name__}"
+        )
+    return Task(
+        config=config,
+        model=model,
+        example_inputs=example_inputs(config.inputs, base),
+        evaluate=function_reference(evaluate_name.name, evaluate_name.options, base, "evaluate"),
+        calibration=_batches(config.calibration, base, "calibration"),
+        train=_iterable(config.train, base, "train"),
+        base=base,
+    )
+
+
+def example_inputs(given: Named | str | tuple[str, ...] | None, base: Path) -> tuple[Any, ...]:
+    """The example inputs that a config describes.
+
+    Raises:
+        ConfigError: they are missing, or a shape can't be read.
+    """
+    if given is None:
+        raise ConfigError(
+            "inputs must be given: shapes such as 8x3x32x32, or a function that makes them"
+        )
+    if isinstance(given, Named):
+        return as_inputs(call_reference(given.name, given.options, base, "inputs"))
+    texts = given.split(",") if isinstance(given, str) else given
+    return tuple(_zeros(text.strip()) for text in texts)
+
+
+def as_inputs(given: Any) -> tuple[Any, ...]:
+    """A tensor, or a list or tuple of inputs, as a tuple."""
+    if isinstance(given, torch.Tensor):
+        return (given,)
+    if isinstance(given, list | tuple) and given:
+        return tuple(given)
+    raise ConfigError(
+        f"example inputs must be a tensor or a tuple of inputs, got {type(given).__name__}"
+    )
+
+
+def _zeros(text: str) -> torch.Tensor:
+    shape, _, kind = text.partition(":")
+    dtype = _DTYPES.get(kind or "float32")
+    try:
+        sizes = [int(size) for size in shape.lower().split("x")]
+    except ValueError:
+        sizes = []
+    if dtype is None or not sizes or min(sizes) < 1:
+        raise ConfigError(
+            "inputs must be shapes such as 8x3x32x32 or 1x128:int64 (types: "
+            f"{', '.join(_DTYPES)}), with commas between several; got {text!r}"
+        )
+    # Zeros would let a data-dependent path look constant; a fixed draw does not.
+    if dtype is torch.int64:
+        return torch.zeros(sizes, dtype=dtype)
+    return torch.randn(sizes, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def _given(named: Named | None, what: str) -> Named:
+    if named is None:
+        raise ConfigError(
+            f"{what} must be given: package.module:name, or path/to/file.py:name beside the config"
+        )
+    return named
+
+
+def _iterable(named: Named | None, base: Path, what: str) -> Iterable[Any] | None:
+    if named is None:
+        return None
+    found = call_reference(named.name, named.options, base, what)
+    if not isinstance(found, Iterable) or isinstance(found, str | Mapping | torch.Tensor):
+        raise ConfigError(
+            f"{what}: {named.name!r} must return batches (a list or a loader), "
+            f"it returned {type(found).__name__}"
+        )
+    return found
+
+
+def _batches(named: Named | None, base: Path, what: str) -> list[Any] | None:
+    found = _iterable(named, base, what)
+    return None if found is None else list(found)

@@ -1,0 +1,164 @@
+"""Measured end to end before it is believed: which candidates, and whether they hold the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from autoprune.core.budget import Budget
+from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Cost, Estimate
+from autoprune.core.device import Measurement
+from autoprune.core.trial import Trial
+
+#: Metrics that only the device can tell; the others are counted exactly.
+MEASURED = ("latency_ms", "energy_mj")
+
+#: Measures candidates end to end against the dense network; `effort` scales the time taken.
+Measure = Callable[[Sequence[Candidate], float], list[Measurement]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What measuring says of one network.
+
+    Attributes:
+        measurement: against the dense network.
+        reference_ms: the dense network's latency, of which the ratio is taken.
+    """
+
+    measurement: Measurement
+    reference_ms: float
+
+    @property
+    def latency_ms(self) -> float:
+        """The ratio times the reference: drift of the machine since then cancels."""
+        return self.measurement.ratio * self.reference_ms
+
+    @property
+    def interval_ms(self) -> tuple[float, float]:
+        """Its confidence interval."""
+        low, high = self.measurement.ratio_interval
+        return low * self.reference_ms, high * self.reference_ms
+
+    def cost(self, predicted: Cost) -> Cost:
+        """The predicted cost with what was measured in its place."""
+        estimates = dict(predicted.estimates)
+        low, high = self.interval_ms
+        if self.measurement.ok:
+            # The interval is two-sided at 95 %: 1.96 standard deviations each way.
+            std = (high - low) / 2 / 1.959964
+            estimates["latency_ms"] = Estimate(self.latency_ms, std, "measured")
+            if self.measurement.energy_mj is not None:
+                estimates["energy_mj"] = Estimate(self.measurement.energy_mj, 0.0, "measured")
+        return Cost(estimates)
+
+    def violations(self, budget: Budget, predicted: Cost) -> dict[str, float]:
+        """By how much each bound is broken by the measured upper bound; above 0 is broken.
+
+        What is counted exactly is compared as it is. A metric that should have been measured and
+        was not is broken infinitely.
+        """
+        result = {}
+        for metric, limit in budget.limits.items():
+            if metric == "latency_ms":
+                value = self.interval_ms[1] if self.measurement.ok else math.inf
+            elif metric == "energy_mj":
+                energy = self.measurement.energy_mj
+                value = math.inf if energy is None else energy
+            else:
+                known = predicted.get(metric)
+                value = math.inf if known is None else known
+            result[metric] = value / limit.value - 1.0
+        return result
+
+    def undecided(self, budget: Budget) -> bool:
+        """Whether the latency's interval holds the bound: measuring longer may tell."""
+        limit = budget.limits.get("latency_ms")
+        low, high = self.interval_ms
+        return limit is not None and self.measurement.ok and low <= limit.value < high
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the runtime's times of single kernels are left out."""
+        data = asdict(replace(self.measurement, kernels=()))
+        del data["kernels"]
+        return {
+            "reference_ms": self.reference_ms,
+            "measurement": {name: _plain(value) for name, value in data.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verification:
+        """The inverse of `to_dict`."""
+        given = {}
+        for name, value in data["measurement"].items():
+            if name in ("latency_interval_ms", "ratio_interval"):
+                value = tuple(math.nan if v is None else v for v in value)
+            elif name in ("samples_ms", "reference_ms"):
+                value = tuple(value)
+            elif name in ("latency_ms", "ratio") and value is None:
+                value = math.nan
+            given[name] = value
+        return cls(Measurement(**given), data["reference_ms"])
+
+
+def _plain(value: object) -> object:
+    """JSON has no NaN and no tuples."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def holds(violations: Mapping[str, float]) -> bool:
+    """Whether no bound is broken."""
+    return all(value <= 0 for value in violations.values())
+
+
+def ranked(trials: Iterable[Trial], objective: str) -> list[Trial]:
+    """Trials with a figure, the best first, each candidate once; the earliest of equals."""
+    order = sorted((t for t in trials if t.ok), key=lambda t: (-t.score(objective), t.number))
+    seen: set[str] = set()
+    found = []
+    for trial in order:
+        if trial.candidate.key not in seen:
+            seen.add(trial.candidate.key)
+            found.append(trial)
+    return found
+
+
+def measure_until_decided(
+    measure: Measure, candidates: Sequence[Candidate], budget: Budget, reference_ms: float | None
+) -> list[Verification]:
+    """Measure candidates; those whose interval holds the bound again, for longer.
+
+    Args:
+        measure: the device.
+        candidates: distinct.
+        budget: absolute.
+        reference_ms: the dense network's latency; None takes the one measured here.
+    """
+    found = _verifications(measure(candidates, 1.0), reference_ms)
+    for effort in (3.0, 9.0):
+        open_ones = [i for i, v in enumerate(found) if v.undecided(budget)]
+        if not open_ones:
+            break
+        again = measure([candidates[i] for i in open_ones], effort)
+        reference = reference_ms if reference_ms is not None else found[0].reference_ms
+        for index, verification in zip(open_ones, _verifications(again, reference), strict=True):
+            if verification.measurement.ok:
+                found[index] = verification
+    return found
+
+
+def _verifications(
+    measurements: Sequence[Measurement], reference_ms: float | None
+) -> list[Verification]:
+    result = []
+    for measurement in measurements:
+        reference = reference_ms
+        if reference is None:
+            reference = measurement.latency_ms / measurement.ratio if measurement.ok else math.nan
+        result.append(Verification(measurement, reference))
+    return result
