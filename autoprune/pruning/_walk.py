@@ -1,0 +1,200 @@
+"""Running an exported graph layer by layer, on all batches at once.
+
+`torch.fx.Interpreter` runs one batch through the whole graph. Here each node is run on every
+batch before the next one, so that a layer can be changed, by what all batches show at its input,
+before anything behind it is computed: one forward pass in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from autoprune.core.errors import SurgeryError
+from autoprune.pruning._batches import Call
+from autoprune.pruning._constants import Rewrite, arguments_of
+
+#: Finds a parameter or buffer by its dotted name.
+Lookup = Callable[[str], Tensor]
+
+
+def lookup(model: nn.Module) -> Lookup:
+    """Parameters and buffers of a module by dotted name, looked up when asked for."""
+
+    def find(name: str) -> Tensor:
+        path, _, attribute = name.rpartition(".")
+        value = getattr(model.get_submodule(path), attribute)
+        if not isinstance(value, Tensor):
+            raise AttributeError(f"{name} is a {type(value).__name__}, not a tensor")
+        return value
+
+    return find
+
+
+def tensor_names(program: ExportedProgram) -> dict[str, str]:
+    """Placeholder → dotted name of the parameter or buffer it stands for."""
+    signature = program.graph_signature
+    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+
+def flat_inputs(program: ExportedProgram, call: Call) -> dict[str, Any]:
+    """Placeholder of a user input → its value.
+
+    Raises:
+        SurgeryError: the inputs are not structured like the ones that were traced.
+    """
+    args, kwargs = call
+    spec = program.call_spec.in_spec
+    if spec is not None and spec.num_children == 2:
+        order = spec.child(1).context or []
+        if set(order) == set(kwargs):
+            kwargs = {name: kwargs[name] for name in order}
+    leaves, given = pytree.tree_flatten((args, kwargs))
+    names = program.graph_signature.user_inputs
+    if len(leaves) != len(names):
+        raise SurgeryError(
+            f"a calibration batch must hold the {len(names)} inputs that the network was traced "
+            f"with ({', '.join(map(str, names))}), got {len(leaves)}: {given}"
+        )
+    return {str(name): leaf for name, leaf in zip(names, leaves, strict=True)}
+
+
+class Walk:
+    """Runs the nodes of an exported graph one by one, each on all batches.
+
+    Values are dropped after their last use. Memory is that of the live activations of all batches.
+
+    Args:
+        program: gives the signature and the constants.
+        nodes: what to run, in an order in which inputs come first.
+        tensors: parameters and buffers by dotted name, looked up anew at each use.
+        calls: the batches.
+        rewrites: node → its constants in a pruned network.
+        looks: node → another one whose value is looked at before the node is run.
+    """
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        nodes: Sequence[fx.Node],
+        tensors: Lookup,
+        calls: Sequence[Call],
+        rewrites: Mapping[str, Rewrite] | None = None,
+        looks: Mapping[fx.Node, fx.Node] | None = None,
+    ) -> None:
+        self._looks = looks or {}
+        self._program = program
+        self._nodes = nodes
+        self._rewrites = rewrites or {}
+        self._tensors = tensors
+        self._names = tensor_names(program)
+        self._constants = program.graph_signature.inputs_to_lifted_tensor_constants
+        self._inputs = [flat_inputs(program, call) for call in calls]
+        self._values: dict[str, list[Any]] = {}
+        self._last = {
+            source.name: index for index, node in enumerate(nodes) for source in self._reads(node)
+        }
+
+    def run(
+        self,
+        before: Callable[[fx.Node], None] | None = None,
+        after: Callable[[fx.Node], None] | None = None,
+    ) -> None:
+        """Run every node whose value is read by a later one, or that `after` may look at.
+
+        Args:
+            before: called with each node when what it reads is there, before it is run.
+            after: called with each node when its value is there.
+
+        Raises:
+            SurgeryError: the graph can't be run on these batches.
+        """
+        for index, node in enumerate(self._nodes):
+            if before is not None:
+                before(node)
+            if after is not None or node.name in self._last:
+                self._run(node)
+            if after is not None:
+                after(node)
+            for source in {*self._reads(node), node}:
+                if self._last.get(source.name, index) <= index:
+                    self._values.pop(source.name, None)
+
+    def _reads(self, node: fx.Node) -> list[fx.Node]:
+        look = self._looks.get(node)
+        return node.all_input_nodes if look is None else [*node.all_input_nodes, look]
+
+    def values(self, node: fx.Node) -> list[Any]:
+        """The node's value for each batch."""
+        if node.name not in self._values and node.op in ("placeholder", "get_attr"):
+            self._run(node)
+        return self._values[node.name]
+
+    def call(self, node: fx.Node, replaced: Mapping[str, Any], batch: int = 0) -> Any:
+        """Run one node on a batch, with other values for some of its inputs; not remembered.
+
+        Raises:
+            SurgeryError: it can't be run on these batches.
+        """
+
+        def value(source: fx.Node) -> Any:
+            if source.name in replaced:
+                return replaced[source.name]
+            return self.values(source)[batch]
+
+        target, args, kwargs = _prepared(node, self._rewrites.get(node.name))
+        args, kwargs = fx.node.map_arg(args, value), fx.node.map_arg(kwargs, value)
+        try:
+            return target(*args, **kwargs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SurgeryError(
+                f"the traced graph must run on the calibration batches, but {node.name} "
+                f"({node.target}) said: {said}. Give batches shaped like the example inputs "
+                "(the number of samples may differ)"
+            ) from error
+
+    def _run(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._values[node.name] = self._placeholder(node)
+        elif node.op == "get_attr":
+            owner: Any = self._program.graph_module
+            for part in str(node.target).split("."):
+                owner = getattr(owner, part)
+            self._values[node.name] = [owner] * len(self._inputs)
+        elif node.op == "call_function":
+            batches = range(len(self._inputs))
+            self._values[node.name] = [self.call(node, {}, batch) for batch in batches]
+
+    def _placeholder(self, node: fx.Node) -> list[Any]:
+        if node.name in self._names:
+            return [self._tensors(self._names[node.name])] * len(self._inputs)
+        if node.name in self._constants:
+            return [self._program.constants[self._constants[node.name]]] * len(self._inputs)
+        return [inputs[node.name] for inputs in self._inputs]
+
+
+def _prepared(node: fx.Node, rewrite: Rewrite | None) -> tuple[Any, Any, Any]:
+    """What a node calls, with the constants of a pruned network."""
+    if rewrite is None:
+        return node.target, node.args, node.kwargs
+    new = {name: value for name, (_, value) in rewrite.changes.items()}
+    if rewrite.target is not None:
+        return rewrite.target, node.args[:1], new
+    return node.target, (), {**arguments_of(node), **new}
+
+
+def ancestors(targets: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes and everything they are computed from."""
+    found: set[fx.Node] = set()
+    stack = list(targets)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.all_input_nodes)
+    return found

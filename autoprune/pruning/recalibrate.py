@@ -1,0 +1,149 @@
+"""BatchNorm statistics, estimated anew."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.core.errors import ConfigError, EvaluationError
+from autoprune.pruning._batches import as_call
+
+
+class Running:
+    """Mean and unbiased variance of each channel over any number of batches, in float64.
+
+    Batches are merged exactly, whatever their sizes (Chan et al. 1983, "Algorithms for computing
+    the sample variance").
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = torch.zeros(())
+        self._squares = torch.zeros(())
+
+    def add(self, value: Tensor) -> None:
+        """Add a batch (batch, channels, ...)."""
+        other = [dim for dim in range(value.ndim) if dim != 1]
+        count = value.numel() // max(value.shape[1], 1)
+        if count == 0:
+            return
+        kind = torch.promote_types(value.dtype, torch.float32)
+        variance, mean = torch.var_mean(value.detach().to(kind), dim=other, correction=0)
+        mean, squares = mean.double(), variance.double() * count
+        if self.count == 0:
+            self._mean, self._squares = mean, squares
+        else:
+            total = self.count + count
+            delta = mean - self._mean
+            self._mean = self._mean + delta * (count / total)
+            self._squares = self._squares + squares + delta**2 * (self.count * count / total)
+        self.count += count
+
+    def store(self, mean: Tensor, variance: Tensor) -> None:
+        """Copy the statistics into buffers; nothing happens without at least two values."""
+        if self.count > 1:
+            mean.copy_(self._mean)
+            variance.copy_(self._squares / (self.count - 1))
+
+
+def recalibrate(
+    model: nn.Module, batches: Iterable[Any], *, layers: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Estimate the running statistics of BatchNorm layers anew, in place.
+
+    While it runs, these layers normalise each batch by its own statistics, as in training, and
+    everything else is in evaluation mode (dropout is off); the mean and variance over all
+    batches together become the running ones. Every module's mode is restored afterwards. A
+    layer that is never called keeps what it has.
+
+    A network that `Reconstructor` has refitted needs no recalibration.
+
+    Args:
+        model: any module whose BatchNorm layers are `torch.nn` modules; a pruned one in either
+            form.
+        batches: inputs; each a tensor, a tuple of positional inputs or a mapping of keyword ones.
+        layers: dotted names of the BatchNorm layers to do; None does all that keep statistics.
+
+    Returns:
+        Dotted names of the layers whose statistics were estimated.
+
+    Raises:
+        ConfigError: there is no batch, a batch is of a wrong kind, or a name is no BatchNorm
+            layer that keeps statistics.
+        EvaluationError: the statistics are not finite, or a batch holds one value per channel.
+    """
+    norms = _norms(model, layers)
+    found = {name: Running() for name in norms}
+    modes = {module: module.training for module in model.modules()}
+    momenta = {module: module.momentum for module in norms.values()}
+    count = 0
+    with torch.no_grad(), ExitStack() as stack:
+        stack.callback(_restore, modes, momenta)
+        model.eval()
+        for name, norm in norms.items():
+            norm.train()
+            norm.momentum = 0.0
+            handle = norm.register_forward_pre_hook(_observer(found[name], name))
+            stack.callback(handle.remove)
+        seen = {n: m.num_batches_tracked for n, m in norms.items()}
+        before = {n: None if t is None else t.clone() for n, t in seen.items()}
+        for count, batch in enumerate(batches, 1):  # noqa: B007
+            args, kwargs = as_call(batch)
+            model(*args, **kwargs)
+        if norms and not count:
+            raise ConfigError("calibration needs at least one batch of inputs, got none")
+        for name, norm in norms.items():
+            tracked, old = seen[name], before[name]
+            if tracked is not None and old is not None:
+                tracked.copy_(old)
+            if norm.running_mean is not None and norm.running_var is not None:
+                found[name].store(norm.running_mean, norm.running_var)
+    return tuple(name for name, running in found.items() if running.count > 1)
+
+
+def _norms(model: nn.Module, layers: Collection[str] | None) -> dict[str, _BatchNorm]:
+    """BatchNorm layers that keep statistics, by name."""
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+    if layers is None:
+        return found
+    unknown = sorted(set(layers) - set(found))
+    if unknown:
+        raise ConfigError(
+            "layers must name BatchNorm layers that keep running statistics; these do not: "
+            f"{', '.join(unknown)}"
+        )
+    return {name: module for name, module in found.items() if name in set(layers)}
+
+
+def _observer(running: Running, name: str) -> Any:
+    def observe(module: nn.Module, args: tuple[Any, ...]) -> None:
+        value = args[0]
+        if value.numel() <= value.shape[1]:
+            raise EvaluationError(
+                f"a calibration batch must hold at least two values per channel where it reaches "
+                f"{name!r}, got shape {tuple(value.shape)}; give larger batches"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise EvaluationError(
+                f"the input of {name!r} must be finite on the calibration batches, got NaN or "
+                "infinity; look at the batches and at the network's weights"
+            )
+        running.add(value)
+
+    return observe
+
+
+def _restore(modes: dict[nn.Module, bool], momenta: dict[_BatchNorm, float | None]) -> None:
+    for module, mode in modes.items():
+        module.training = mode
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
