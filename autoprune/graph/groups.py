@@ -125,6 +125,7 @@ def _frozen(atoms: Atoms, classes: Classes, single: np.ndarray) -> dict[str, str
         if fixed.any():
             reason = classes.reasons[int(classes.reason[of].min())]
         if stuck < len(of):
+            reason = reason if fixed.any() else "each of them is a unit of its own kind"
             reason = f"{stuck} of {len(of)} channels: {reason}"
         frozen[producer.layer] = reason
     return frozen

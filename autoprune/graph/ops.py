@@ -62,7 +62,7 @@ _RESHAPE = {
 }
 
 _REDUCE = set(
-    words("mean sum amax amin max min argmax argmin prod var std norm") + ("linalg_vector_norm",)
+    words("mean sum amax amin max min argmax argmin prod var std norm linalg_vector_norm")
 )
 
 _SETTINGS = (

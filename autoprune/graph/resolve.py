@@ -13,7 +13,7 @@ from autoprune.core.workload import Ints
 from autoprune.graph.atoms import Atoms, Product
 
 #: Reason of what is frozen only because the other factor of its product shrinks.
-FACTOR = "the other factor of its reshape or grouping is the one that shrinks"
+FACTOR = "reshapes or channel groups around it leave no part of it that could go alone"
 
 _NO_REASON = np.iinfo(np.int64).max
 
@@ -57,23 +57,39 @@ def resolve(atoms: Atoms) -> Classes:
 
     A choice is made for one product at a time, in graph order, after all that follows from the
     choices before it: the factor that it prefers, unless the other one leaves more of the
-    network's channels free.
+    network's channels free. Where channels are lost that way (grouped convolutions with shuffles
+    between them), always the inner and always the outer factor are tried too.
     """
     reason: Ints = np.full(atoms.count, _NO_REASON)
     for frozen, index in reversed(atoms.frozen):
         reason[frozen] = np.minimum(reason[frozen], index)
-    reasons = (*atoms.reasons, FACTOR)
     factor = len(atoms.reasons)
     state = _State(np.arange(atoms.count), reason, tuple(atoms.products))
     state = _settle(_join(state, atoms.edges), factor)
+    best = _decide(state, atoms, factor, None)
+    lost = _lost(best, atoms)
+    if lost > _lost(state, atoms):
+        for side in ("inner", "outer"):
+            other = _decide(state, atoms, factor, side)
+            if (less := _lost(other, atoms)) < lost:
+                best, lost = other, less
+    return Classes(best.of, best.reason, (*atoms.reasons, FACTOR))
+
+
+def _decide(state: _State, atoms: Atoms, factor: int, side: str | None) -> _State:
+    """Decide every open product; `side` None asks each for its preference."""
     while state.open:
         product = state.open[0]
-        other = "inner" if product.prefer == "outer" else "outer"
-        preferred = _choose(state, product, product.prefer, factor)
-        alternative = _choose(state, product, other, factor)
-        worse = _lost(preferred, atoms) > _lost(alternative, atoms)
-        state = alternative if worse else preferred
-    return Classes(state.of, state.reason, reasons)
+        first = side or product.prefer
+        preferred = _choose(state, product, first, factor)
+        lost = _lost(preferred, atoms)
+        if lost > _lost(state, atoms):
+            other = "inner" if first == "outer" else "outer"
+            alternative = _choose(state, product, other, factor)
+            if _lost(alternative, atoms) < lost:
+                preferred = alternative
+        state = preferred
+    return state
 
 
 def _join(state: _State, edges: list[tuple[Ints, Ints]]) -> _State:

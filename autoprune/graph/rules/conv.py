@@ -28,7 +28,7 @@ def _conv(op: Op, transposed: bool) -> Labels:
     for dim in range(channel + 1, x.ndim):
         op.freeze(x.labels[dim], f"a convolution runs along it ({op.where()})")
     if not weight.weight:
-        _freeze(op, x, weight, bias)
+        _freeze(op, x, weight, bias, op.shape[channel])
         return op.inert()  # type: ignore[return-value]
     for label in weight.labels[2:]:
         op.freeze(label, "a kernel's size is fixed")
@@ -99,8 +99,11 @@ def _tie(op: Op, channels: Ints, inner: Ints | None, prefer: str) -> None:
     op.atoms.products.append(Product(group, inner, channels.reshape(-1, width), prefer))
 
 
-def _freeze(op: Op, x: Value, weight: Value, bias: Value | None) -> None:
+def _freeze(op: Op, x: Value, weight: Value, bias: Value | None, made: int) -> None:
     reason = f"the weight of {op.where()} is computed, not a parameter"
     for value in (x, weight, bias):
         if value is not None:
             op.freeze_all(value, reason)
+    channels = op.atoms.fresh(made)
+    op.freeze(channels, reason)
+    op.produce(channels)

@@ -53,6 +53,8 @@ def linear(op: Op) -> Labels:
     """Weight (out, in): dim 0 makes channels, dim 1 consumes them."""
     x, weight, bias = op["input"], op["weight"], op.tensor("bias")
     batch = "abcdefgh"[: x.ndim - 1]
+    if not weight.weight:
+        op.freeze_all(weight, f"the weight of {op.where()} is computed, not a parameter")
     x = Value(x.shape, x.labels)  # a parameter may be an input: learned queries, a class token
     labels = contract(op, [x, weight], [batch + "k", "nk"[2 - weight.ndim :]], batch + "n")
     return labels if bias is None else broadcast(op, [_as(op, labels), bias], op.shape)
