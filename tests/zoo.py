@@ -39,6 +39,8 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                     uniform(parameter, -0.3, 0.3)
                 elif parameter.ndim == 1:
                     uniform(parameter, 0.5, 1.5)
+                elif parameter.std() < 0.05:  # transformers' models start at 0.02
+                    parameter.mul_(10)
             for name, buffer in module.named_buffers(recurse=False):
                 if name == "running_mean":
                     uniform(buffer, -0.5, 0.5)
