@@ -110,7 +110,9 @@ class _Builder:
                 continue
             items = given if isinstance(given, list) else [given]
             inputs += [self.rows(item) for item in items]
-            reads.append(_maker(source))
+            maker = _maker(source)
+            if maker.op != "placeholder":
+                reads.append(maker.name)
         group = self.found.groups.get(node.name)
         return Kernel(
             name=node.name,
@@ -145,8 +147,8 @@ class _Builder:
         return tuple(buffers)
 
 
-def _maker(node: fx.Node) -> str:
-    """The kernel that made a value: `getitem` only picks one of its outputs."""
+def _maker(node: fx.Node) -> fx.Node:
+    """The node that made a value: `getitem` only picks one of its outputs."""
     while node.target is operator.getitem:
         node = node.args[0]  # type: ignore[assignment]
-    return node.name
+    return node
