@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from autoprune.study.config import (
     SearchConfig,
     TableSettings,
     VerifySettings,
+    budget_settings,
     read_config,
     read_yaml,
     validate,
@@ -117,7 +118,7 @@ def search(
         RunError: the run folder can't be used.
     """
     named: dict[str, Any] = {
-        "budget": {m: str(v) for m, v in Budget.parse(budget).limits.items()},
+        "budget": budget_settings(budget),
         "device": _named(device, device_options, "device"),
         "searcher": _named(searcher, searcher_options, "searcher"),
         "trials": trials,
@@ -155,6 +156,8 @@ def search_config(
     settings: Iterable[str] = (),
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    *,
+    on_folder: Callable[[Path], object] | None = None,
 ) -> Result:
     """Search as a YAML config says.
 
@@ -164,6 +167,7 @@ def search_config(
         settings: overrides, `a.b=value`.
         options: overrides of whole settings.
         progress: listens.
+        on_folder: is told the run folder as soon as it can be resumed.
 
     Raises:
         AutopruneError: as `search`.
@@ -176,7 +180,7 @@ def search_config(
             "its folder"
         )
     base = Path.cwd() if file is None else file.absolute().parent
-    return begin(task_from_config(config, base), progress)
+    return begin(task_from_config(config, base), progress, on_folder)
 
 
 def resume(
@@ -232,7 +236,11 @@ def resume(
         return conduct(task, folder, progress or Progress())
 
 
-def begin(task: Task, progress: Progress | None = None) -> Result:
+def begin(
+    task: Task,
+    progress: Progress | None = None,
+    on_folder: Callable[[Path], object] | None = None,
+) -> Result:
     """Begin a task in its run folder, or without one."""
     listener = progress or Progress()
     if task.config.out is None:
@@ -251,6 +259,8 @@ def begin(task: Task, progress: Progress | None = None) -> Result:
         )
         task.config = task.config.model_copy(update={"run": run})
         folder.write(folder.config, write_yaml(task.config))
+        if on_folder is not None:
+            on_folder(folder.path)
         return conduct(task, folder, listener)
 
 

@@ -284,7 +284,7 @@ def versions() -> dict[str, str]:
 
 def _write(result: Result, shipped: Shipped, network: Network, folder: RunFolder) -> None:
     """The network's files first, `result.json` last: it says that the run is finished."""
-    from autoprune.pruning import save
+    from autoprune.pruning.plan import save
 
     save(result.model, folder.path)
     if shipped.onnx is not None and shipped.dense_onnx is not None:
@@ -297,7 +297,7 @@ def _write(result: Result, shipped: Shipped, network: Network, folder: RunFolder
 
 def read_result(task: Task, folder: RunFolder) -> Result:
     """The result of a finished run, its network loaded from the folder."""
-    from autoprune.pruning import load
+    from autoprune.pruning.plan import load
     from autoprune.study.reading import result_of
 
     data = folder.read_result()

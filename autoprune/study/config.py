@@ -44,23 +44,25 @@ class VerifySettings(Settings):
         confidence: of the intervals.
     """
 
-    top: int = Field(3, ge=1, le=100)
-    rounds: int = Field(4, ge=0, le=100)
-    width: float = Field(0.01, gt=0, lt=1)
-    timeout_s: float = Field(30.0, gt=0)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    top: int = Field(default=3, ge=1, le=100)
+    rounds: int = Field(default=4, ge=0, le=100)
+    width: float = Field(default=0.01, gt=0, lt=1)
+    timeout_s: float = Field(default=30.0, gt=0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
 class TableSettings(Settings):
     """How a latency table is measured where none is given.
 
     Attributes:
+        candidates: measured at most.
         timeout_s: seconds it may take.
-        candidates: candidates measured for it; None leaves it to the time.
+        error: stop at this median relative error on held-out candidates.
     """
 
-    timeout_s: float = Field(180.0, gt=0)
-    candidates: int | None = Field(None, ge=4)
+    candidates: int = Field(default=48, ge=8)
+    timeout_s: float = Field(default=300.0, gt=0)
+    error: float = Field(default=0.02, gt=0, lt=1)
 
 
 class Run(Settings):
@@ -119,8 +121,8 @@ class SearchConfig(Settings):
     budget: dict[str, float | str]
     device: Named | None = Named(name="onnxruntime-cpu")
     searcher: Named = Named(name="tpe")
-    trials: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    trials: int = Field(default=200, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     out: str | None = None
     space: str | None = None
     table: str | None = None
@@ -130,7 +132,7 @@ class SearchConfig(Settings):
     objective: str = "accuracy"
     verify: VerifySettings = VerifySettings()
     profile: TableSettings = TableSettings()
-    max_failures: int = Field(5, ge=1)
+    max_failures: int = Field(default=5, ge=1)
     storage: str | None = None
     run: Run | None = None
 
@@ -152,7 +154,7 @@ class SearchConfig(Settings):
     def _budget(cls, value: object) -> object:
         if isinstance(value, str):
             try:
-                return {m: str(limit) for m, limit in Budget.parse(value).limits.items()}
+                return budget_settings(value)
             except BudgetError as error:
                 raise ValueError(str(error)) from error
         return value
@@ -165,6 +167,16 @@ class SearchConfig(Settings):
         except BudgetError as error:
             raise ValueError(str(error)) from error
         return value
+
+
+def budget_settings(budget: str | Mapping[str, float | str] | Budget) -> dict[str, float | str]:
+    """A budget as settings hold it: numbers in the metric's unit, or fractions like "0.6x".
+
+    Raises:
+        BudgetError: it can't be read.
+    """
+    limits = Budget.parse(budget).limits
+    return {m: f"{b.value!r}x" if b.relative else b.value for m, b in limits.items()}
 
 
 def validate(data: Mapping[str, Any], where: str) -> SearchConfig:
@@ -275,7 +287,11 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
 
 
 def read_config(
-    path: Path | None, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None
+    path: Path | None,
+    settings: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    *,
+    where: str | None = None,
 ) -> SearchConfig:
     """Read a YAML config, with environment variables filled in.
 
@@ -283,13 +299,14 @@ def read_config(
         path: of the file; None begins with nothing.
         settings: `a.b=value` overrides, applied last.
         options: overrides of whole settings.
+        where: what messages call it; None takes the path.
 
     Raises:
         ConfigError: it can't be read, or a setting is wrong.
     """
     data = {} if path is None else read_yaml(path)
     data = override({**data, **(options or {})}, settings)
-    where = "the search" if path is None else str(path)
+    where = where or ("the command line" if path is None else str(path))
     return validate(expand_all(data, where), where)
 
 

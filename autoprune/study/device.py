@@ -7,9 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
+from torch import nn
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
@@ -19,6 +17,10 @@ from autoprune.study.config import VerifySettings
 if TYPE_CHECKING:
     from autoprune.export.sliced import OnnxSlicer
     from autoprune.graph.network import Network, Selection
+
+#: Of each candidate of a latency table: the interval aimed at (half its width, as a fraction) and
+#: the seconds it may take at most.
+TABLE_WIDTH, TABLE_TIMEOUT_S = 0.015, 3.0
 
 
 class DeviceMeasure:
@@ -51,12 +53,27 @@ class DeviceMeasure:
         """What it measures on."""
         return self.profiler.device
 
+    @property
+    def _inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.network.example_inputs, dict(self.network.example_kwargs)
+
+    def export(self, model: nn.Module) -> bytes:
+        """A network as ONNX, for the example inputs.
+
+        Raises:
+            ExportError: it can't be exported.
+        """
+        from autoprune.export.onnx import export_onnx
+
+        return export_onnx(model, *self._inputs)
+
     @cached_property
     def slicer(self) -> OnnxSlicer:
         """The dense network's one ONNX export, of which candidates are slices."""
         from autoprune.export.sliced import OnnxSlicer
+        from autoprune.pruning.surgery import apply
 
-        return OnnxSlicer(self.network)
+        return OnnxSlicer(self.network, apply, self._seed)
 
     def candidates(self, candidates: Sequence[Candidate], effort: float) -> list[Measurement]:
         """Measure candidates; their weights don't matter to the device, so they are only sliced.
@@ -68,9 +85,9 @@ class DeviceMeasure:
         Raises:
             ProfilerError: the profiler gave another number of measurements.
         """
-        models = [self.slicer.slice(self._select(c)) for c in (self.network.dense, *candidates)]
         keys = ["dense", *(candidate.key for candidate in candidates)]
-        return self._measure(keys, models, effort)[1:]
+        models = self._sliced([self.network.dense, *candidates])
+        return self._measure(keys, models, self._protocol(len(candidates), effort))[1:]
 
     def model(self, onnx: bytes, dense: bytes, effort: float = 1.0) -> list[Measurement]:
         """Measure an exported network beside the dense one; the dense one's comes first.
@@ -78,25 +95,41 @@ class DeviceMeasure:
         Raises:
             ProfilerError: the profiler gave another number of measurements.
         """
-        return self._measure(["dense", "pruned"], [dense, onnx], effort)
+        return self._measure(["dense", "pruned"], [dense, onnx], self._protocol(1, effort))
 
-    def _measure(
-        self, keys: Sequence[str], models: Sequence[bytes], effort: float
-    ) -> list[Measurement]:
-        settings = self._settings
-        default = MeasuringProtocol()
+    def for_table(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+        """Measure candidates for a latency table; the first is the dense one, and counts too."""
+        keys = [str(index) for index in range(len(candidates))]
         protocol = replace(
+            MeasuringProtocol(),
+            width=TABLE_WIDTH,
+            timeout_s=TABLE_TIMEOUT_S * len(candidates),
+            seed=self._seed,
+            kernels=kernels,
+        )
+        return self._measure(keys, self._sliced(candidates), protocol)
+
+    def _sliced(self, candidates: Sequence[Candidate]) -> list[bytes]:
+        return [self.slicer.slice(self._select(candidate)) for candidate in candidates]
+
+    def _protocol(self, count: int, effort: float) -> MeasuringProtocol:
+        default = MeasuringProtocol()
+        return replace(
             default,
-            width=settings.width / effort**0.5,
-            timeout_s=settings.timeout_s * effort * (len(models) - 1),
+            width=self._settings.width / effort**0.5,
+            timeout_s=self._settings.timeout_s * effort * count,
             max_rounds=round(default.max_rounds * effort),
-            confidence=settings.confidence,
+            confidence=self._settings.confidence,
             seed=self._seed,
         )
-        artifacts = [
-            Artifact(key, model, feeds(model, self.network.example_inputs))
-            for key, model in zip(keys, models, strict=True)
-        ]
+
+    def _measure(
+        self, keys: Sequence[str], models: Sequence[bytes], protocol: MeasuringProtocol
+    ) -> list[Measurement]:
+        from autoprune.export.onnx import input_arrays
+
+        feeds = input_arrays(models[0], *self._inputs)
+        artifacts = [Artifact(key, model, feeds) for key, model in zip(keys, models, strict=True)]
         found = self.profiler.measure(artifacts, protocol)
         if len(found) != len(artifacts):
             raise ProfilerError(
@@ -104,24 +137,3 @@ class DeviceMeasure:
                 f"artifact, got {len(found)} for {len(artifacts)}"
             )
         return found
-
-
-def feeds(model: bytes, inputs: tuple[Any, ...]) -> dict[str, npt.NDArray[np.generic]]:
-    """The example inputs under the names that an ONNX model gives them.
-
-    Raises:
-        ProfilerError: the model takes another number of inputs.
-    """
-    import onnx
-
-    graph = onnx.load_from_string(model).graph
-    weights = {weight.name for weight in graph.initializer}
-    names = [value.name for value in graph.input if value.name not in weights]
-    leaves = torch.utils._pytree.tree_leaves(inputs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    if len(names) != len(tensors):
-        raise ProfilerError(
-            f"the exported network takes {len(names)} inputs ({', '.join(names)}), the example "
-            f"inputs hold {len(tensors)} tensors; give every input as a tensor"
-        )
-    return {n: t.detach().cpu().numpy() for n, t in zip(names, tensors, strict=True)}

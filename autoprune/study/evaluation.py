@@ -103,7 +103,7 @@ class CandidateEvaluator:
         objective: the metric that is maximised.
         importance: which units of a group go first.
         calibration: batches of inputs; () leaves BatchNorm statistics as they are.
-        reconstruct: whether consuming layers are refitted by least squares.
+        reconstruct: whether consuming layers are refitted by least squares on them.
     """
 
     def __init__(
@@ -147,9 +147,10 @@ class CandidateEvaluator:
         with phases("surgery"):
             model = apply(self.network, selection)
         if self._reconstructor is not None:
+            # It estimates the BatchNorm statistics that need it anew on its way.
             with phases("reconstruct"):
                 self._reconstructor.apply(model, selection)
-        if self._calibration:
+        elif self._calibration:
             with phases("recalibrate"):
                 recalibrate(model, self._calibration)
         return model

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from autoprune.pruning.recover import RecoverySettings
     from autoprune.study.device import DeviceMeasure
 
+#: Undecided measurements are taken again three times longer, up to this many times as long.
+MOST_EFFORT = 9.0
+
 
 @dataclass(frozen=True)
 class Shipped:
@@ -93,7 +96,7 @@ class Finisher:
             SurgeryError: the pruned network and the masked dense one don't give the same output.
             ExportError: it can't be exported.
         """
-        from autoprune.pruning import prune
+        from autoprune.pruning.surgery import prune
 
         network = self._evaluator.network
         self._progress.stage("checking the winner")
@@ -124,14 +127,11 @@ class Finisher:
     def _measured(self, shipped: Shipped) -> Shipped:
         if self._device is None:
             return shipped
-        from autoprune.export.onnx import export_onnx
-
-        inputs = self._evaluator.network.example_inputs
         self._progress.stage(f"measuring the exported network on {self._device.spec}")
         with self._phases("export"):
             if self._dense_onnx is None:
-                self._dense_onnx = export_onnx(self._evaluator.network.model, inputs, None)
-            onnx = export_onnx(shipped.model, inputs, None)
+                self._dense_onnx = self._device.export(self._evaluator.network.model)
+            onnx = self._device.export(shipped.model)
         with self._phases("measure"):
             own, dense = self._decided(onnx, self._dense_onnx)
         return replace(
@@ -146,12 +146,13 @@ class Finisher:
         """Measure; longer while the interval holds the budget's bound."""
         if self._device is None:
             raise RuntimeError("no device")
-        for effort in (1.0, 3.0, 9.0):
+        effort = 1.0
+        while True:
             dense, own = self._device.model(onnx, dense_onnx, effort)
             reference = self._reference_ms
             if reference is None:
                 reference = dense.latency_ms if dense.ok else math.nan
             verification = Verification(own, reference)
-            if not verification.undecided(self._limits):
-                break
-        return verification, Verification(dense, reference)
+            effort *= 3
+            if effort > MOST_EFFORT or not verification.undecided(self._limits):
+                return verification, Verification(dense, reference)

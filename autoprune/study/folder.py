@@ -23,7 +23,7 @@ class RunFolder:
 
         config.yaml          what was asked for; `resume` reads it
         journal.log          every trial and event: an Optuna journal
-        table.json           the latency table as it was measured or loaded
+        table.jsonl          the latency table as it was measured or loaded
         result.json          what came of it
         pruned.safetensors   the pruned network's weights, with
         plan.json            what was cut from which tensor
@@ -85,7 +85,7 @@ class RunFolder:
     @property
     def table(self) -> Path:
         """The latency table the search began with."""
-        return self.path / "table.json"
+        return self.path / "table.jsonl"
 
     @property
     def result(self) -> Path:

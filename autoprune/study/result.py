@@ -15,6 +15,7 @@ from autoprune.core.cost import Cost
 from autoprune.core.errors import ConfigError
 from autoprune.core.files import write_atomically
 from autoprune.core.trial import Trial
+from autoprune.study.config import budget_settings
 from autoprune.study.folder import SCHEMA
 from autoprune.study.verify import Verification
 
@@ -120,7 +121,7 @@ def export_model(
     if kind == "onnx":
         from autoprune.export.onnx import export_onnx
 
-        write_atomically(path, export_onnx(model, example_inputs, None))
+        write_atomically(path, export_onnx(model, example_inputs))
         return path
     import io
 
@@ -146,7 +147,7 @@ def result_data(result: Result, trial: int, about: Mapping[str, Any]) -> dict[st
         "schema": SCHEMA,
         "held": result.held,
         "budget": {
-            "asked": {m: str(limit) for m, limit in result.budget.limits.items()},
+            "asked": budget_settings(result.budget),
             "limits": {m: limit.value for m, limit in result.limits.limits.items()},
             "violations": _finite(result.violations),
         },

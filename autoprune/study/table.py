@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune.core.budget import Budget
 from autoprune.core.data import data_folders
@@ -73,10 +73,59 @@ def prepare_table(
         path = find_table(task.config.table, task.base)
         table = check_table(LatencyTable.load(path, device.spec), network, path)
     else:
-        table = measure_table(task, network, device, progress)
+        table = measure_table(task.config, network, device, progress)
     if folder is not None:
         table.save(folder.table)
     return table
+
+
+def measure_table(
+    config: SearchConfig, network: Network, device: DeviceMeasure, progress: Progress
+) -> LatencyTable:
+    """Measure a table of the network on the device.
+
+    Raises:
+        ProfilerError: the dense network can't be measured.
+        TableError: too few candidates could be measured.
+    """
+    from autoprune.cost.build import build_table
+
+    settings = config.profile
+    progress.stage(f"measuring a latency table on {device.spec}", settings.candidates)
+    return build_table(
+        network.kernels,
+        device.for_table,
+        device.spec,
+        candidates=settings.candidates,
+        budget_s=settings.timeout_s,
+        target_error=settings.error,
+        seed=config.seed,
+        on_progress=progress.step,
+    )
+
+
+def profile_config(
+    path: Path | None, options: Mapping[str, Any], settings: Sequence[str], progress: Progress
+) -> LatencyTable:
+    """Measure a table of a config's network on its device.
+
+    Raises:
+        AutopruneError: the config is wrong, the network can't be traced, or the device can't
+            measure.
+    """
+    from autoprune.graph import trace
+    from autoprune.pruning.selection import select
+    from autoprune.study.device import DeviceMeasure
+    from autoprune.study.task import model_from_config
+
+    model, inputs, config = model_from_config(path, options, settings)
+    profiler = make_profiler(config)
+    progress.stage("tracing the network")
+    network = trace(model, inputs)
+    device = DeviceMeasure(
+        network, profiler, lambda c: select(network, c), config.verify, config.seed
+    )
+    return measure_table(config, network, device, progress)
 
 
 def find_table(name: str, base: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from autoprune.cost.base import CostModel
 from autoprune.evaluate.base import Evaluator
 from autoprune.searchers.base import Searcher
 from autoprune.space.space import SearchSpace
-from autoprune.study.config import Named, SearchConfig
-from autoprune.study.references import call_reference, expand, function_reference
+from autoprune.study.config import Named, SearchConfig, read_config, read_yaml
+from autoprune.study.references import call_reference, function_reference
 
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance
@@ -69,30 +69,52 @@ def task_from_config(config: SearchConfig, base: Path) -> Task:
     Raises:
         ConfigError: something is missing, does not import, or gives something else.
     """
-    for folder in config.python_path:
-        place = str((base / expand(folder, "python_path")).resolve())
-        if place not in sys.path:
-            sys.path.insert(0, place)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    model_name = _given(config.model, "model")
     evaluate_name = _given(config.evaluate, "evaluate")
-    model = call_reference(model_name.name, model_name.options, base, "model")
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"model: {model_name.name!r} must return a torch.nn.Module, "
-            f"it returned {type(model).__name__}"
-        )
+    model, inputs = build_model(config, base)
     return Task(
         config=config,
         model=model,
-        example_inputs=example_inputs(config.inputs, base),
+        example_inputs=inputs,
         evaluate=function_reference(evaluate_name.name, evaluate_name.options, base, "evaluate"),
         calibration=_batches(config.calibration, base, "calibration"),
         train=_iterable(config.train, base, "train"),
         base=base,
     )
+
+
+def build_model(config: SearchConfig, base: Path) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The network of a config, and its example inputs.
+
+    Raises:
+        ConfigError: one is missing, does not import, or gives something else.
+    """
+    for folder in (*config.python_path, str(Path.cwd())):
+        place = str((base / folder).resolve())
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    named = _given(config.model, "model")
+    model = call_reference(named.name, named.options, base, "model")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model: {named.name!r} must return a torch.nn.Module, it returned "
+            f"{type(model).__name__}"
+        )
+    return model, example_inputs(config.inputs, base)
+
+
+def model_from_config(
+    path: Path | None, options: Mapping[str, Any], settings: Sequence[str]
+) -> tuple[nn.Module, tuple[Any, ...], SearchConfig]:
+    """The network of a config that need not say what is searched for.
+
+    Raises:
+        ConfigError: as `read_config` and `build_model`.
+    """
+    given = {"budget": {"macs": "1x"}, **({} if path is None else read_yaml(path)), **options}
+    config = read_config(None, settings, given, where=None if path is None else str(path))
+    base = Path.cwd() if path is None else path.absolute().parent
+    model, inputs = build_model(config, base)
+    return model, inputs, config
 
 
 def example_inputs(given: Named | str | tuple[str, ...] | None, base: Path) -> tuple[Any, ...]:

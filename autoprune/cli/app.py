@@ -1,0 +1,196 @@
+"""Commands and their options; what they do is imported when they run, so `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoprune.core.errors import AutopruneError
+
+#: Exit status: the budget holds, it does not hold, the user's input is wrong, stopped by Ctrl-C.
+HELD, NOT_HELD, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="autoprune",
+    help="From a network and a budget to a smaller network that holds it, measured.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path | None, typer.Argument(help="YAML config; the options below override it.")]
+RunPath = Annotated[Path, typer.Argument(help="Run folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one setting: budget.latency=0.5x; may be repeated."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Function that builds the network: package.module:build or file.py:build."),
+]
+Inputs = Annotated[
+    str | None,
+    typer.Option(help="Shape of the example inputs, such as 8x3x32x32, or a function."),
+]
+Device = Annotated[
+    str | None, typer.Option(help="What to measure on; `autoprune devices` lists them.")
+]
+Seed = Annotated[int | None, typer.Option(help="Of every random choice.")]
+
+
+def _options(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@app.command()
+def search(
+    config: Config = None,
+    model: Model = None,
+    inputs: Inputs = None,
+    evaluate: Annotated[
+        str | None, typer.Option(help='Function: network → {"accuracy": ...}.')
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Function that gives batches of inputs.")
+    ] = None,
+    train: Annotated[
+        str | None, typer.Option(help="Function that gives (inputs, labels) batches.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="latency=0.6x, macs=60M, params=0.5x, memory=2MiB; may be repeated."),
+    ] = None,
+    device: Device = None,
+    searcher: Annotated[str | None, typer.Option(help="uniform, random, tpe, amc, ...")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates to evaluate.")] = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    space: Annotated[str | None, typer.Option(help="Search space: a name or a YAML file.")] = None,
+    table: Annotated[str | None, typer.Option(help="Latency table to load.")] = None,
+    settings: Sets = None,
+    json: Json = False,
+) -> None:
+    """Search for a smaller network that holds a budget.
+
+    Exit status: 0 the budget holds, 1 it does not, 2 the input is wrong.
+    """
+    from autoprune.cli.searching import run_search
+
+    options = _options(
+        model=model,
+        inputs=inputs,
+        evaluate=evaluate,
+        calibration=calibration,
+        train=train,
+        budget=",".join(budget) if budget else None,
+        device=device,
+        searcher=searcher,
+        trials=trials,
+        seed=seed,
+        out=None if out is None else str(out),
+        space=space,
+        table=table,
+    )
+    raise typer.Exit(run_search(config, options, settings or [], as_json=json))
+
+
+@app.command()
+def resume(run: RunPath, json: Json = False) -> None:
+    """Go on with a run that was stopped, however it was."""
+    from autoprune.cli.searching import run_resume
+
+    raise typer.Exit(run_resume(run, as_json=json))
+
+
+@app.command()
+def profile(
+    config: Config = None,
+    model: Model = None,
+    inputs: Inputs = None,
+    device: Device = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Candidates measured at most.", min=8)
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds it may take.", min=1.0)] = None,
+    seed: Seed = None,
+    out: Annotated[Path, typer.Option(help="File to write the table to.")] = Path("table.jsonl"),
+    settings: Sets = None,
+    json: Json = False,
+) -> None:
+    """Measure a latency table of a network, and tell its own error on held-out candidates."""
+    from autoprune.cli.profiling import run_profile
+
+    options = _options(model=model, inputs=inputs, device=device, seed=seed)
+    more = [] if candidates is None else [f"profile.candidates={candidates}"]
+    more += [] if timeout is None else [f"profile.timeout_s={timeout}"]
+    raise typer.Exit(run_profile(config, options, [*(settings or []), *more], out, as_json=json))
+
+
+@app.command()
+def inspect(
+    config: Config = None,
+    model: Model = None,
+    inputs: Inputs = None,
+    settings: Sets = None,
+    json: Json = False,
+) -> None:
+    """Show what can be pruned together, what can't, and why."""
+    from autoprune.cli.looking import run_inspect
+
+    options = _options(model=model, inputs=inputs)
+    raise typer.Exit(run_inspect(config, options, settings or [], as_json=json))
+
+
+@app.command()
+def verify(run: RunPath, json: Json = False) -> None:
+    """Measure a finished run's network again, beside the dense one.
+
+    Exit status: 0 the budget holds, 1 it does not.
+    """
+    from autoprune.cli.looking import run_verify
+
+    raise typer.Exit(run_verify(run, as_json=json))
+
+
+@app.command()
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    format: Annotated[
+        str | None, typer.Option(help="onnx or torch (torch.export, .pt2); by the ending.")
+    ] = None,
+) -> None:
+    """Write a finished run's network to a file."""
+    from autoprune.cli.looking import run_export
+
+    raise typer.Exit(run_export(run, out, format))
+
+
+@app.command()
+def devices(json: Json = False) -> None:
+    """List what can be measured on, and what is missing where it can't."""
+    from autoprune.cli.looking import run_devices
+
+    raise typer.Exit(run_devices(as_json=json))
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends with its message and status 2."""
+    try:
+        app()
+    except AutopruneError as error:
+        for line in (f"error: {error}", *getattr(error, "__notes__", ())):
+            typer.echo(line, err=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(STOPPED)
+    except BrokenPipeError:
+        # The reader of a pipe went away (`autoprune ... | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NOT_HELD)

@@ -1,0 +1,55 @@
+"""`autoprune profile`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from autoprune.cli.app import HELD
+from autoprune.cli.progress import TerminalProgress
+
+
+def run_profile(
+    config: Path | None,
+    options: Mapping[str, Any],
+    settings: Sequence[str],
+    out: Path,
+    *,
+    as_json: bool,
+) -> int:
+    """Measure a latency table, and tell its error on candidates it was not fitted to."""
+    from autoprune.study.table import profile_config
+
+    with TerminalProgress(Console(stderr=True)).running() as progress:
+        table = profile_config(config, options, settings, progress)
+    table.save(out)
+    accuracy, build = table.info["accuracy"], table.info["build"]
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "table": str(out),
+                    "device": str(table.device),
+                    "reference_ms": table.reference_ms,
+                    "accuracy": accuracy,
+                    "build": build,
+                }
+            )
+        )
+        return HELD
+    console = Console()
+    for line in (
+        f"device: {table.device}",
+        f"dense network: {table.reference_ms:.4g} ms",
+        f"{build['candidates']} candidates measured in {build['seconds']:.0f} s",
+        f"error on {accuracy['candidates']} held-out candidates: median "
+        f"{accuracy['median_error']:.1%}, 90 % of them below {accuracy['p90_error']:.1%}; two "
+        f"halves of the measuring differ by {accuracy['noise']:.1%}",
+        f"table: {out}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return HELD

@@ -1,0 +1,75 @@
+"""`autoprune search` and `autoprune resume`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from autoprune import report, study
+from autoprune.cli.app import HELD, NOT_HELD, STOPPED
+from autoprune.cli.progress import TerminalProgress
+from autoprune.core.errors import AutopruneError
+from autoprune.study.folder import RunFolder
+
+
+def run_search(
+    config: Path | None, options: Mapping[str, Any], settings: Sequence[str], *, as_json: bool
+) -> int:
+    """Search, and show what came of it; returns the exit status."""
+    folder: list[Path] = []
+
+    def begin(progress: TerminalProgress) -> study.Result:
+        return study.search_config(config, settings, options, progress, on_folder=folder.append)
+
+    return _show(begin, folder, as_json=as_json)
+
+
+def run_resume(run: Path, *, as_json: bool) -> int:
+    """Go on with a run; returns the exit status."""
+    RunFolder.open(run)
+    return _show(lambda progress: study.resume(run, progress=progress), [run], as_json=as_json)
+
+
+def _show(
+    begin: Callable[[TerminalProgress], study.Result], folder: list[Path], *, as_json: bool
+) -> int:
+    progress = TerminalProgress(Console(stderr=True))
+    try:
+        with contextlib.ExitStack() as stack:
+            if as_json:
+                # What the user's own functions print must not get between.
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            result = begin(stack.enter_context(progress.running()))
+    except KeyboardInterrupt:
+        how = f"; go on with: autoprune resume {folder[0]}" if folder else ""
+        progress.message(f"stopped{how}")
+        return STOPPED
+    except AutopruneError as error:
+        if folder and (folder[0] / "config.yaml").exists():
+            error.add_note(f"when it is mended, go on with: autoprune resume {folder[0]}")
+        raise
+    picture = _picture(result)
+    if as_json:
+        print(json.dumps(result.data, ensure_ascii=False))
+    else:
+        console = Console()
+        console.print()
+        console.print(report.summary(result.data), highlight=False)
+        if result.folder is not None:
+            console.print(f"run folder: {result.folder}", markup=False, soft_wrap=True)
+        if picture is not None:
+            console.print(f"picture: {picture}", markup=False, soft_wrap=True)
+    return HELD if result.held else NOT_HELD
+
+
+def _picture(result: study.Result) -> Path | None:
+    """`trials.png` in the run folder, where there is one and something to draw."""
+    if result.folder is None or not any(trial.ok for trial in result.trials):
+        return None
+    return report.scatter(result.data, result.trials, result.folder / "trials.png")
