@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from autoprune.graph.network import Network
-from autoprune.pruning._constants import arguments_of, op_name
 from autoprune.pruning._rows import Window
+from autoprune.pruning._sites import arguments_of, op_name
 from autoprune.pruning._tensors import named_tensors
 from autoprune.pruning._walk import ancestors, tensor_names
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import SurgeryError
 from autoprune.pruning._batches import Call
-from autoprune.pruning._constants import Rewrite, arguments_of
+from autoprune.pruning._sites import Rewrite, arguments_of
 
 #: Finds a parameter or buffer by its dotted name.
 Lookup = Callable[[str], Tensor]

@@ -32,9 +32,10 @@ class Running:
         count = value.numel() // max(value.shape[1], 1)
         if count == 0:
             return
-        kind = torch.promote_types(value.dtype, torch.float32)
-        variance, mean = torch.var_mean(value.detach().to(kind), dim=other, correction=0)
-        mean, squares = mean.double(), variance.double() * count
+        value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
+        mean = value.mean(other, keepdim=True)
+        squares = (value - mean).square_().mean(other).double() * count
+        mean = mean.flatten().double()
         if self.count == 0:
             self._mean, self._squares = mean, squares
         else:

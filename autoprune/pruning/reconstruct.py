@@ -13,10 +13,12 @@ from torch import Tensor, fx, nn
 from autoprune.core.errors import ConfigError, SurgeryError
 from autoprune.graph.network import Network, Selection
 from autoprune.pruning._batches import as_calls
-from autoprune.pruning._constants import arguments_of, op_name, rewrites
+from autoprune.pruning._constants import rewrites
 from autoprune.pruning._consumers import Consumer, consumers, downstream, order
+from autoprune.pruning._probe import affine
 from autoprune.pruning._ridge import Moments, solve
 from autoprune.pruning._rows import Positions, as_matrix, as_weight, at, draw, patches, renumbered
+from autoprune.pruning._sites import arguments_of, op_name
 from autoprune.pruning._walk import Walk, lookup, tensor_names
 from autoprune.pruning.recalibrate import Running
 
@@ -238,7 +240,7 @@ class _Refit:
         x, y = self._regression(layer, groups)
         if x.shape[1] < 2:
             return
-        scale, offset = self._probe(layer, layer.chain, weight)
+        scale, offset = affine(self.walk, layer, layer.node, layer.chain, weight)
         can_shift = layer.bias is not None or layer.shift is not None
         outputs = len(weight) // groups
         moments = Moments(x, y.view(-1, groups, outputs).transpose(0, 1), can_shift)
@@ -276,25 +278,6 @@ class _Refit:
             return xs[0], ys[0]
         return torch.cat(xs, 1), torch.cat(ys)
 
-    def _probe(
-        self, layer: Consumer, chain: Sequence[fx.Node], weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Scale and offset of each channel through a chain, found by sending 0 and 1 through."""
-        rank = layer.node.meta["val"].ndim
-        shape = [1] * rank
-        shape[layer.channel] = len(weight)
-
-        def through(value: float) -> Tensor:
-            result: Tensor = torch.full(shape, value, dtype=weight.dtype, device=weight.device)
-            previous = layer.node
-            for step in chain:
-                result = self.walk.call(step, {previous.name: result})
-                previous = step
-            return result.flatten()
-
-        offset = through(0.0)
-        return through(1.0) - offset, offset
-
     def _shift(self, layer: Consumer, amount: Tensor, scale: Tensor, usable: Tensor) -> None:
         """Set what makes the intercept: the layer's own bias, or one behind it."""
         if layer.bias is not None:
@@ -303,25 +286,8 @@ class _Refit:
         elif layer.shift is not None:
             step, name = layer.shift
             behind = layer.chain[layer.chain.index(step) + 1 :]
-            gain = self._gain(layer, step, behind, len(scale))
+            gain, _ = affine(self.walk, layer, step, behind, self.find(layer.weight))
             fine = gain.abs() > 1e-12
             bias = self.find(name)
             change = torch.where(fine, amount / torch.where(fine, gain, 1), 0.0)
             bias.add_(change.view_as(bias))
-
-    def _gain(
-        self, layer: Consumer, step: fx.Node, behind: Sequence[fx.Node], width: int
-    ) -> Tensor:
-        """By how much what is behind a step scales each channel."""
-        shape = [1] * layer.node.meta["val"].ndim
-        shape[layer.channel] = width
-        like = self.find(layer.weight)
-        results = []
-        for value in (0.0, 1.0):
-            result: Tensor = torch.full(shape, value, dtype=like.dtype, device=like.device)
-            previous = step
-            for node in behind:
-                result = self.walk.call(node, {previous.name: result})
-                previous = node
-            results.append(result.flatten())
-        return results[1] - results[0]
