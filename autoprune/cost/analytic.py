@@ -104,7 +104,7 @@ class _Products:
 
     def __init__(self, graph: KernelGraph) -> None:
         self._base = graph.base.tolist()
-        self._varies = graph.weight.any(axis=1).tolist()
+        self._varies: list[bool] = [bool(row.any()) for row in graph.weight]
         self._index: dict[tuple[int, ...], int] = {}
 
     def column(self, terms: Iterable[tuple[float, Sequence[int]]]) -> dict[int, float]:

@@ -1,0 +1,193 @@
+"""Building a latency table: choose candidates, measure, fit, and find out how far off it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.device import DeviceSpec, Measurement
+from autoprune.core.errors import ProfilerError, TableError
+from autoprune.core.workload import Ints, KernelGraph
+from autoprune.cost.cover import covering
+from autoprune.cost.records import halves, ratio_std, usable
+from autoprune.cost.table import LatencyTable
+
+#: Candidates of the first batch, of each later one, and how many of each are held out.
+_FIRST, _NEXT, _HELD = 24, 8, 0.25
+
+
+class Measure(Protocol):
+    """Measures candidates of one network on the device."""
+
+    def __call__(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+        """One measurement for each; the first candidate is the reference of every ratio.
+
+        Args:
+            candidates: the first is dense.
+            kernels: whether each kernel's time is wanted too.
+        """
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How far predictions are from measurements of candidates that were not fitted.
+
+    Attributes:
+        candidates: how many were held out.
+        median_error: median of |predicted / measured − 1|.
+        p90_error: its 90 % quantile.
+        spearman: rank correlation of predicted and measured; NaN for fewer than 3.
+        coverage: fraction inside the 90 % interval of prediction and measurement.
+        noise: median difference between two halves of each measurement, as a fraction.
+    """
+
+    candidates: int
+    median_error: float
+    p90_error: float
+    spearman: float
+    coverage: float
+    noise: float
+
+
+def accuracy(
+    table: LatencyTable, graph: KernelGraph, kept: Ints, measurements: Sequence[Measurement]
+) -> Accuracy:
+    """Compare predictions with measurements.
+
+    Args:
+        table: makes the predictions.
+        graph: of the network.
+        kept: (N, G) kept units of the candidates.
+        measurements: N of them; failed ones are left out.
+
+    Raises:
+        TableError: no measurement succeeded.
+    """
+    good = [i for i, m in enumerate(measurements) if usable(m)]
+    if not good:
+        raise TableError("the table's error must be found on a measured candidate, none succeeded")
+    measured = np.array([measurements[i].ratio for i in good])
+    noise_std = np.array([ratio_std(measurements[i]) for i in good])
+    mean, std, _ = table.predict_ratio(table.layout(graph), kept[good])
+    error = np.abs(mean / measured - 1.0)
+    inside = np.abs(mean - measured) <= 1.645 * np.sqrt(std**2 + noise_std**2)
+    pairs = [h for i in good if (h := halves(measurements[i])) is not None]
+    noise = [abs(a - b) / ((a + b) / 2) for a, b in pairs]
+    return Accuracy(
+        len(good),
+        float(np.median(error)),
+        float(np.quantile(error, 0.9)),
+        float(spearmanr(mean, measured).statistic) if len(good) > 2 else float("nan"),
+        float(inside.mean()),
+        float(np.median(noise)) if noise else float("nan"),
+    )
+
+
+def build_table(
+    graph: KernelGraph,
+    measure: Measure,
+    device: DeviceSpec,
+    *,
+    candidates: int = 48,
+    budget_s: float = 300.0,
+    target_error: float = 0.02,
+    choices: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> LatencyTable:
+    """Measure a latency table of a network.
+
+    Batches of candidates are measured beside the dense network; a quarter of each is held out to
+    tell the table's error, and only then taken in. Batches go on until the median error is below
+    the target (or below the noise, which no table can beat), all candidates are used up, or the
+    next batch would not fit the time.
+
+    Args:
+        graph: of the network.
+        measure: measures candidates; the first of each call is the dense one.
+        device: what is measured on.
+        candidates: at most this many, the dense one not counted; 8 or more.
+        budget_s: seconds; at least one batch is measured whatever it takes.
+        target_error: stop at this median relative error.
+        choices: kept counts to measure by group; any where none are given.
+        seed: of the choice of candidates.
+        on_progress: called with candidates done, candidates at most, and what is going on.
+        info: kept in the table's header (protocol, network's name, ...).
+
+    Returns:
+        The table; `info["accuracy"]` holds its `Accuracy` before the held-out candidates were
+        taken in, and `info["build"]` what was done.
+
+    Raises:
+        TableError: fewer than 8 candidates, or too few could be measured.
+        ProfilerError: the dense network can't be measured.
+    """
+    if candidates < 8:
+        raise TableError(
+            f"a latency table must be built from 8 candidates or more, got {candidates}"
+        )
+    tell = on_progress or (lambda done, total, text: None)
+    rng = np.random.default_rng(seed)
+    plan = covering(graph, candidates, rng, choices)
+    started = time.monotonic()
+    table: LatencyTable | None = None
+    held_kept: list[Ints] = []
+    held: list[Measurement] = []
+    done, failed, stopped, report = 0, 0, "candidates", None
+    while done < candidates:
+        size = min(_FIRST if table is None else _NEXT, candidates - done)
+        rows = np.vstack([graph.units[None], plan[done : done + size]])
+        tell(done, candidates, f"measuring {size} candidates")
+        batch_started = time.monotonic()
+        results = measure(graph.instantiate(rows).candidates(), kernels=True)
+        took = time.monotonic() - batch_started
+        if not usable(results[0]):
+            raise ProfilerError(
+                "the dense network must be measurable to build a latency table; "
+                f"{results[0].error or 'it has no ratio'}"
+            )
+        if table is None:
+            reference = results[0].latency_ms
+            table = LatencyTable(device, reference, info)
+        checks = np.arange(1, len(rows)) % round(1 / _HELD) == 0
+        fitted = np.concatenate([[True], ~checks])
+        failed += sum(not usable(r) for r in results)
+        table.add(
+            graph.instantiate(rows[fitted]), [r for r, f in zip(results, fitted, strict=True) if f]
+        )
+        held_kept.append(rows[~fitted])
+        held += [r for r, f in zip(results, fitted, strict=True) if not f]
+        done += size
+        if any(usable(m) for m in held):
+            report = accuracy(table, graph, np.vstack(held_kept), held)
+            tell(done, candidates, f"median error {report.median_error:.1%}")
+            goal = max(target_error, report.noise if np.isfinite(report.noise) else 0.0)
+            if report.candidates >= 6 and report.median_error <= goal:
+                stopped = "error"
+                break
+        if time.monotonic() - started + took * _NEXT / size > budget_s:
+            stopped = "time"
+            break
+    if table is None or report is None or failed > done // 2:
+        reasons = sorted({m.error for m in held if m.error}) or ["they failed"]
+        raise TableError(
+            f"half of the candidates must be measurable to build a latency table; {failed} of "
+            f"{done} failed: {reasons[0]}"
+        )
+    table.add(graph.instantiate(np.vstack(held_kept)), held, "check")
+    table.info["accuracy"] = asdict(report)
+    table.info["build"] = {
+        "candidates": done,
+        "failed": failed,
+        "seconds": round(time.monotonic() - started, 1),
+        "stopped": stopped,
+        "seed": seed,
+    }
+    return table

@@ -1,0 +1,133 @@
+"""From summed kernel times to the latency of the whole network, learned from end-to-end runs.
+
+What kernels do not explain (launches, caches, what the runtime's own profiler costs) is a Gaussian
+process on top of the sum: an offset and a slope, a factor for each kernel signature, a smooth
+function of what is kept, and what is particular to a single candidate. The last makes the standard
+deviation honest for candidates never run, and lets one that was run be predicted as measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from autoprune.core.cost import Floats
+
+#: Prior medians of the standard deviations, in units of the reference's latency: offset, slope,
+#: factor of a signature, network, smooth, single candidate; last a factor on the stated noise.
+_PRIOR = np.log([0.02, 0.05, 0.1, 0.02, 0.01, 0.01, 1.0])
+_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.4])
+#: Length scale of the smooth part: root mean square difference of kept fractions.
+_LENGTH = 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Candidates as the end-to-end model sees them.
+
+    Attributes:
+        parts: (N, P) summed kernel times by part.
+        network: (N,) number of the network.
+        kept: N arrays (G,) of kept fractions.
+    """
+
+    parts: Floats
+    network: npt.NDArray[np.intp]
+    kept: list[Floats]
+
+    @property
+    def total(self) -> Floats:
+        """(N,) summed kernel times."""
+        return np.asarray(self.parts.sum(axis=1))
+
+
+class EndToEnd:
+    """Latency ratio of whole networks.
+
+    Args:
+        points: N candidates that were measured.
+        ratio: (N,) their latency over the reference's.
+        noise: (N,) standard deviation of each ratio.
+    """
+
+    def __init__(self, points: Points, ratio: Floats, noise: Floats) -> None:
+        self._points = points
+        self._noise = np.maximum(noise, 1e-4)
+        self._residual = ratio - points.total
+        self._terms = _terms(points, points)
+        start = _PRIOR.copy()
+        found = minimize(self._loss, start, method="L-BFGS-B", options={"maxiter": 60})
+        self._theta = found.x if np.isfinite(found.fun) else start
+        gram = self._gram(self._theta)
+        self._factor = cho_factor(gram, lower=True)
+        self._alpha = cho_solve(self._factor, self._residual)
+        self.widening = self._widening(gram)
+
+    def _gram(self, theta: Floats) -> Floats:
+        variances = np.exp(2 * theta)
+        gram = np.tensordot(variances[:6], self._terms, axes=1)
+        gram[np.diag_indices(len(gram))] += variances[6] * self._noise**2 + 1e-10
+        return np.asarray(gram)
+
+    def _loss(self, theta: Floats) -> float:
+        """Negative log posterior of the hyper-parameters."""
+        if np.abs(theta - _PRIOR).max() > 6:
+            return 1e9
+        try:
+            factor = cho_factor(self._gram(theta), lower=True)
+        except np.linalg.LinAlgError:
+            return 1e9
+        fit = 0.5 * self._residual @ cho_solve(factor, self._residual)
+        prior = 0.5 * (((theta - _PRIOR) / _PRIOR_SPREAD) ** 2).sum()
+        return float(fit + np.log(np.diag(factor[0])).sum() + prior)
+
+    def _widening(self, gram: Floats) -> float:
+        """Factor by which leave-one-out errors exceed their intervals (at least 1)."""
+        if len(gram) < 10:
+            return 1.0
+        inverse = np.linalg.inv(gram)
+        z = np.abs(self._alpha) / np.sqrt(np.diag(inverse))
+        return float(np.clip(np.quantile(z, 0.9) / 1.645, 1.0, 3.0))
+
+    def predict(self, points: Points) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the ratio, each (N,)."""
+        variances = np.exp(2 * self._theta[:6])
+        cross = np.tensordot(variances, _terms(points, self._points), axes=1)
+        mean = points.total + cross @ self._alpha
+        own = (
+            variances[0]
+            + variances[1] * points.total**2
+            + variances[2] * (points.parts**2).sum(axis=1)
+            + variances[3:].sum()
+        )
+        explained = (cross * cho_solve(self._factor, cross.T).T).sum(axis=1)
+        std = self.widening * np.sqrt(np.maximum(own - explained, 1e-8))
+        return mean, std
+
+
+def _terms(a: Points, b: Points) -> Floats:
+    """(6, N, M) the covariance of each part of the model, before its variance."""
+    same = (a.network[:, None] == b.network[None, :]).astype(np.float64)
+    smooth, equal = np.zeros_like(same), np.zeros_like(same)
+    for network in set(a.network.tolist()) & set(b.network.tolist()):
+        i, j = np.flatnonzero(a.network == network), np.flatnonzero(b.network == network)
+        x = np.stack([a.kept[n] for n in i])
+        y = np.stack([b.kept[n] for n in j])
+        squared = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
+        distance = np.maximum(squared, 0.0) / max(x.shape[1], 1)
+        smooth[np.ix_(i, j)] = np.exp(-0.5 * distance / _LENGTH**2)
+        equal[np.ix_(i, j)] = distance < 1e-12
+    return np.stack(
+        [
+            np.ones_like(same),
+            a.total[:, None] * b.total[None, :],
+            a.parts @ b.parts.T,
+            same,
+            smooth,
+            equal,
+        ]
+    )

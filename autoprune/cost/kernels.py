@@ -1,0 +1,227 @@
+"""How long each kernel of a network takes inside the whole network, learned from profiled runs.
+
+Times are pooled by signature, freed of the machine's drift (see `pooling`) and fitted as a
+staircase in the channel counts. A signature that was never measured is predicted from the work of
+its family (the same op and settings at other sizes), else from that of all kernels; that is an
+extrapolation, and its standard deviation says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.cost import Floats
+from autoprune.core.workload import Ints
+from autoprune.cost.layout import HEAVY, KernelLayout, Layout, work
+from autoprune.cost.pooling import Pool, Run, pool, run_scales
+from autoprune.cost.staircase import Staircase, fit_nonnegative
+
+#: Where a figure came from, best first: every kernel's very shape was measured, lies between
+#: measured ones, or does not.
+SOURCES = np.array(["table", "interpolated", "extrapolated"])
+_EXTRAPOLATED = 2
+#: Relative standard deviations: of a kernel's time in one run at least; of single kernels around
+#: their signature; of what the family, or only all kernels together, say; outside the range.
+_NOISE, _BETWEEN, _FAMILY, _ANY, _OUTSIDE = 0.005, 0.03, 0.25, 0.6, 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSums:
+    """Predicted kernel times of N candidates, in units of the reference's.
+
+    Attributes:
+        parts: (N, P) summed over the kernels of each part (see `KernelModel.parts`).
+        variance: (N,) of the whole sum.
+        source: (N,) index into `SOURCES`.
+    """
+
+    parts: Floats
+    variance: Floats
+    source: npt.NDArray[np.intp]
+
+    @property
+    def total(self) -> Floats:
+        """(N,) sums over all kernels."""
+        return np.asarray(self.parts.sum(axis=1))
+
+
+class KernelModel:
+    """Kernel times by signature.
+
+    Args:
+        runs: at least one, of any networks; those of the reference network set the unit.
+
+    Attributes:
+        parts: signatures with a column of their own in `KernelSums.parts`; the others share the
+            last column.
+        scales: (runs,) how much slower than usual the machine was in each run.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        pools = pool(runs)
+        self.scales = run_scales(pools, runs)
+        even = {s: p.t / self.scales[p.run] for s, p in pools.items()}
+        sums = {s: float(t.sum()) for s, t in even.items()}
+        total = sum(sums.values())
+        self._curves = {
+            s: _Lookup(_curve(p, even[s], choose=sums[s] > 0.01 * total)) if sums[s] > 0 else None
+            for s, p in pools.items()
+        }
+        self._factors: dict[tuple[str, int], float] = {}
+        for signature, curve in self._curves.items():
+            if curve is not None:
+                self._factors.update(_factors(pools[signature], even[signature], curve.curve))
+        self._families = _families(pools, even)
+        self.parts = [s for s in sorted(sums, key=lambda s: -sums[s]) if sums[s] > 0.01 * total][
+            :24
+        ]
+        self.unit = 1.0
+        first = next((r for r in runs if r.dense), runs[0])
+        self.unit = float(self.predict(first.layout, first.kept[None]).total[0]) or 1.0
+
+    def predict(self, layout: Layout, kept: Ints) -> KernelSums:
+        """Kernel times of (N, G) candidates of a network."""
+        parts = np.zeros((len(kept), len(self.parts) + 1))
+        variance = np.zeros(len(kept))
+        source = np.zeros(len(kept), dtype=np.intp)
+        column = {s: i for i, s in enumerate(self.parts)}
+        for signature, indices in layout.by_signature.items():
+            kernels = [layout.kernels[i] for i in indices]
+            curve = self._curves.get(signature)
+            if curve is None and self._free(signature, kernels[0]):
+                continue
+            x = layout.channels(indices, kept)
+            if curve is None:
+                mean, std = self._from_work(kernels, x)
+                rank = np.full(mean.shape, _EXTRAPOLATED)
+            else:
+                mean, std, rank = curve.predict(x)
+            factor = [self._factors.get((layout.fingerprint, int(i)), 1.0) for i in indices]
+            parts[:, column.get(signature, -1)] += mean @ np.array(factor)
+            # Errors of one signature go together; those of different ones do not.
+            variance += std.sum(axis=1) ** 2
+            np.maximum(source, rank.max(axis=1), out=source)
+        return KernelSums(parts / self.unit, variance / self.unit**2, source)
+
+    def _free(self, signature: str, kernel: KernelLayout) -> bool:
+        """Whether it takes no time of its own: measured so, or a light op always fused so far."""
+        if signature in self._curves:
+            return True
+        family = self._families.get(kernel.family)
+        return kernel.op not in HEAVY and family is not None and not family.any()
+
+    def _from_work(self, kernels: Sequence[KernelLayout], x: Ints) -> tuple[Floats, Floats]:
+        coefficients, spread = self._families.get(kernels[0].family), _FAMILY
+        if coefficients is None:
+            coefficients, spread = self._families[""], _ANY
+        mean = _work_features(kernels, x) @ coefficients
+        return mean, spread * mean
+
+
+class _Lookup:
+    """A signature's staircase with every shape that was ever asked for kept.
+
+    Args:
+        curve: the staircase.
+    """
+
+    def __init__(self, curve: Staircase) -> None:
+        self.curve = curve
+        self._codes = np.zeros(0, dtype=np.int64)
+        self._values: tuple[Floats, Floats, npt.NDArray[np.intp]]
+        self._values = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)
+
+    def predict(self, x: Ints) -> tuple[Floats, Floats, npt.NDArray[np.intp]]:
+        """Mean, standard deviation and source, each (N, K), of (N, K, D) channel counts."""
+        n, k, d = x.shape
+        flat = x.reshape(n * k, d)
+        bits = 62 // d
+        if flat.max(initial=0) >> bits:  # too large for a code: computed afresh
+            mean, std, rank = self._compute(flat)
+            return mean.reshape(n, k), std.reshape(n, k), rank.reshape(n, k)
+        code = flat @ (1 << bits * np.arange(d, dtype=np.int64))
+        at = np.searchsorted(self._codes, code)
+        found = at < len(self._codes)
+        found[found] = self._codes[at[found]] == code[found]
+        if not found.all():
+            self._learn(code[~found], flat[~found])
+            at = np.searchsorted(self._codes, code)
+        at = at.reshape(n, k)
+        mean, std, rank = self._values
+        return mean[at], std[at], rank[at]
+
+    def _learn(self, code: Ints, shapes: Ints) -> None:
+        new, first = np.unique(code, return_index=True)
+        values = self._compute(shapes[first])
+        codes = np.concatenate([self._codes, new])
+        order = np.argsort(codes)
+        self._codes = codes[order]
+        mean, std, rank = (
+            np.concatenate([a, b])[order] for a, b in zip(self._values, values, strict=True)
+        )
+        self._values = mean, std, rank
+
+    def _compute(self, shapes: Ints) -> tuple[Floats, Floats, npt.NDArray[np.intp]]:
+        mean, std = self.curve.predict(shapes)
+        known, inside = self.curve.measured(shapes), self.curve.inside(shapes)
+        rank = np.where(known, 0, np.where(inside, 1, _EXTRAPOLATED))
+        return mean, np.where(inside, std, np.maximum(std, _OUTSIDE * mean)), rank
+
+
+def _curve(one: Pool, even: Floats, *, choose: bool) -> Staircase:
+    """Fit the staircase of a signature; the noise is that of repeats of a shape."""
+    shapes, inverse = one.shapes()
+    mean = np.array([np.median(even[inverse == i]) for i in range(len(shapes))])
+    count = np.bincount(inverse, minlength=len(shapes))
+    repeated = count[inverse] > 1
+    relative = np.abs(even / np.maximum(mean[inverse], 1e-12) - 1.0)[repeated]
+    spread = 1.48 * float(np.median(relative)) * 1.2 if len(relative) else 0.03
+    noise = np.maximum(spread / np.sqrt(count), _NOISE) * mean
+    return Staircase(shapes, mean, noise, choose=choose)
+
+
+def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int], float]:
+    """Each single kernel's time against its signature's, shrunk by how often it was seen."""
+    if len(one.owners) < 2:
+        return {}
+    shapes, inverse = one.shapes()
+    mean = curve.predict(shapes)[0][inverse]
+    relative = even / np.maximum(mean, 1e-12) - 1.0
+    spread = max(1.48 * float(np.median(np.abs(relative - np.median(relative)))), _NOISE)
+    result = {}
+    for number, owner in enumerate(one.owners):
+        mine = relative[one.owner == number]
+        weight = _BETWEEN**2 / (_BETWEEN**2 + spread**2 / len(mine))
+        result[owner] = 1.0 + weight * float(np.clip(np.median(mine), -0.5, 0.5))
+    return result
+
+
+def _work_features(kernels: Sequence[KernelLayout], x: Ints) -> Floats:
+    """(N, K, 7) a constant, and the work with exact channel counts and in blocks of 16."""
+    exact, blocked = work(kernels, x), work(kernels, x, 16)
+    return np.concatenate([np.ones((*exact.shape[:2], 1)), exact, blocked], axis=2)
+
+
+def _families(pools: Mapping[str, Pool], even: Mapping[str, Floats]) -> dict[str, Floats]:
+    """(7,) coefficients of the work by family; "" is fitted to all kernels that take time."""
+    features: dict[str, list[Floats]] = {}
+    times: dict[str, list[Floats]] = {}
+    for signature, one in pools.items():
+        shapes, inverse = one.shapes()
+        mean = np.array([np.median(even[signature][inverse == i]) for i in range(len(shapes))])
+        rows = _work_features([one.kernel], shapes[:, None, :])[:, 0]
+        for family in (one.kernel.family, ""):
+            if family or mean.any():
+                features.setdefault(family, []).append(rows)
+                times.setdefault(family, []).append(mean)
+    result = {}
+    for family, parts in features.items():
+        a, y = np.concatenate(parts), np.concatenate(times[family])
+        weight = 1.0 / (y + 0.02 * max(float(y.max()), 1e-12))
+        norm = np.maximum(a.max(axis=0), 1e-12)
+        result[family] = fit_nonnegative(a / norm * weight[:, None], y * weight) / norm
+    return result

@@ -1,0 +1,288 @@
+"""What a latency table knows of a network: its kernels by signature, and their channel counts.
+
+A *signature* is everything that stays the same for all candidates of a network and decides how
+long a kernel takes: the op, its kernel size and stride, the spatial size, the batch, and the ops
+around it that a runtime may fuse with it. What is left are the channel counts, `x`. Kernels of one
+signature are pooled, within a network and between networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.cost import Floats
+from autoprune.core.workload import Ints, Kernel, KernelGraph, Shape
+
+#: Ops that do arithmetic on weights or contract a dimension: never fused into another op.
+HEAVY = (
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "linear", "matmul", "bmm", "attention", "embedding", "lstm", "gru", "rnn",
+)  # fmt: skip
+_SETTINGS = ("kernel_size", "stride", "dilation", "padding")
+
+
+@dataclass(frozen=True)
+class KernelLayout:
+    """One kernel of a network.
+
+    Attributes:
+        name: the graph node's name.
+        layer: dotted path of its module.
+        op: canonical name of its op.
+        signature: op, settings, constant sizes and neighbours.
+        family: op and settings only, for signatures that were never measured.
+        base: (D,) constant part of each channel count.
+        weight: (D,) what a kept unit of each group (by index) adds to it.
+        macs: multiply-accumulates per product of the channel counts.
+        elements: elements read and written per input and output channel.
+    """
+
+    name: str
+    layer: str
+    op: str
+    signature: str
+    family: str
+    base: tuple[int, ...]
+    weight: tuple[Mapping[int, int], ...]
+    macs: float
+    elements: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A network's kernels as a table keeps them; enough to predict without the network.
+
+    Attributes:
+        groups: names of its channel groups.
+        units: (G,) units of each.
+        kernels: in the order of execution.
+    """
+
+    groups: tuple[str, ...]
+    units: Ints
+    kernels: tuple[KernelLayout, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name of the network's structure, the same in every process (hexadecimal)."""
+        text = json.dumps(
+            [self.groups, self.units.tolist(), [k.__dict__ for k in self.kernels]],
+            sort_keys=True,
+            default=str,
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def by_signature(self) -> dict[str, npt.NDArray[np.intp]]:
+        """Signature → indices of its kernels."""
+        result: dict[str, list[int]] = {}
+        for index, kernel in enumerate(self.kernels):
+            result.setdefault(kernel.signature, []).append(index)
+        return {s: np.array(i, dtype=np.intp) for s, i in result.items()}
+
+    def channels(self, indices: Sequence[int] | npt.NDArray[np.intp], kept: Ints) -> Ints:
+        """(N, len(indices), D) channel counts of kernels of one signature.
+
+        Args:
+            indices: of kernels with the same number D of channel counts.
+            kept: (N, G) kept units.
+        """
+        base, weight = self._affine(tuple(int(i) for i in indices))
+        flat = base.ravel() + kept @ weight.reshape(-1, len(self.groups)).T
+        return flat.reshape(len(kept), *base.shape)
+
+    def _affine(self, indices: tuple[int, ...]) -> tuple[Ints, Ints]:
+        cache: dict[tuple[int, ...], tuple[Ints, Ints]] = self._cache
+        if indices not in cache:
+            kernels = [self.kernels[i] for i in indices]
+            base = np.array([k.base for k in kernels], dtype=np.int64)
+            weight = np.zeros((*base.shape, len(self.groups)), dtype=np.int64)
+            for i, kernel in enumerate(kernels):
+                for d, row in enumerate(kernel.weight):
+                    for group, value in row.items():
+                        weight[i, d, group] = value
+            cache[indices] = base, weight
+        return cache[indices]
+
+    @cached_property
+    def _cache(self) -> dict[tuple[int, ...], tuple[Ints, Ints]]:
+        return {}
+
+    @classmethod
+    def of(cls, graph: KernelGraph) -> Layout:
+        """Describe a traced network's kernels."""
+        return cls(graph.groups, graph.units, tuple(_Describer(graph).kernels()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; sparse weights by the group's index."""
+        return {
+            "groups": list(self.groups),
+            "units": self.units.tolist(),
+            "kernels": [
+                {
+                    "name": k.name,
+                    "layer": k.layer,
+                    "op": k.op,
+                    "signature": k.signature,
+                    "family": k.family,
+                    "base": list(k.base),
+                    "weight": [{str(g): w for g, w in row.items()} for row in k.weight],
+                    "macs": k.macs,
+                    "elements": list(k.elements),
+                }
+                for k in self.kernels
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Layout:
+        """The inverse of `to_dict`."""
+        return cls(
+            tuple(str(g) for g in data["groups"]),
+            np.array(data["units"], dtype=np.int64),
+            tuple(
+                KernelLayout(
+                    str(k["name"]),
+                    str(k["layer"]),
+                    str(k["op"]),
+                    str(k["signature"]),
+                    str(k["family"]),
+                    tuple(int(b) for b in k["base"]),
+                    tuple({int(g): int(w) for g, w in row.items()} for row in k["weight"]),
+                    float(k["macs"]),
+                    (float(k["elements"][0]), float(k["elements"][1])),
+                )
+                for k in data["kernels"]
+            ),
+        )
+
+
+class _Describer:
+    """Reads signatures and channel counts off a graph."""
+
+    def __init__(self, graph: KernelGraph) -> None:
+        self._graph = graph
+        self._base = graph.base.tolist()
+        self._varies: list[bool] = [bool(row.any()) for row in graph.weight]
+        self._ops = {k.name: k.op for k in graph.kernels}
+        self._readers: dict[str, list[Kernel]] = {}
+        for kernel in graph.kernels:
+            for name in kernel.reads:
+                self._readers.setdefault(name, []).append(kernel)
+
+    def kernels(self) -> list[KernelLayout]:
+        return [self._describe(k) for k in self._graph.kernels]
+
+    def _describe(self, kernel: Kernel) -> KernelLayout:
+        first = kernel.inputs[0] if kernel.inputs else kernel.output
+        reads, writes = self._channels(kernel, first), self._channels(kernel, kernel.output)
+        rows = [*reads, *writes]
+        extra = ""
+        if kernel.groups is not None:
+            if self._varies[kernel.groups] or kernel.groups in rows:
+                extra = " depthwise" if kernel.groups in rows else " grouped"
+                if extra == " grouped":
+                    rows.append(kernel.groups)
+            elif self._base[kernel.groups] != 1:
+                extra = f" groups={self._base[kernel.groups]}"
+        settings = "".join(
+            f" {name}={_text(kernel.attrs[name])}" for name in _SETTINGS if name in kernel.attrs
+        )
+        family = kernel.op + settings + extra
+        around = f" {self._text(first, reads)}->{self._text(kernel.output, writes)}"
+        dense = [self._base[r] + int(self._graph.weight[r] @ self._graph.units) for r in rows]
+        product = float(np.prod([max(d, 1) for d in dense])) or 1.0
+        return KernelLayout(
+            kernel.name,
+            kernel.layer,
+            kernel.op,
+            family + around + self._neighbours(kernel),
+            family,
+            tuple(self._base[r] for r in rows),
+            tuple(self._row(r) for r in rows),
+            self._macs(kernel) / product,
+            (self._constant(first, reads), self._constant(kernel.output, writes)),
+        )
+
+    def _channels(self, kernel: Kernel, shape: Shape) -> tuple[int, ...]:
+        """The sizes of a tensor that count as its channels."""
+        if kernel.op.startswith("conv") and len(shape) >= 3:
+            return (shape[1],)
+        if kernel.op == "linear" and shape:
+            return (shape[-1],)
+        varying = tuple(dict.fromkeys(s for s in shape if self._varies[s]))
+        if varying:
+            return varying
+        if len(shape) >= 4:
+            return (shape[1],)
+        return shape[-1:]
+
+    def _row(self, size: int) -> dict[int, int]:
+        weight = self._graph.weight[size]
+        return {int(g): int(weight[g]) for g in np.flatnonzero(weight)}
+
+    def _constant(self, shape: Shape, channels: Sequence[int]) -> float:
+        left = list(shape)
+        for size in channels:
+            if size in left:
+                left.remove(size)
+        return float(np.prod([self._base[s] for s in left if not self._varies[s]] or [1]))
+
+    def _text(self, shape: Shape, channels: Sequence[int]) -> str:
+        left = list(channels)
+        parts = []
+        for size in shape:
+            if size in left:
+                left.remove(size)
+                parts.append("c")
+            else:
+                parts.append("v" if self._varies[size] else str(self._base[size]))
+        return "x".join(parts)
+
+    def _macs(self, kernel: Kernel) -> float:
+        sizes = self._graph.base + self._graph.weight @ self._graph.units
+        return float(
+            sum(t.coefficient * np.prod(sizes[list(t.sizes)], dtype=float) for t in kernel.macs)
+        )
+
+    def _neighbours(self, kernel: Kernel) -> str:
+        """What a runtime may fuse: the light ops that follow, and for a light op what it reads."""
+        text = ""
+        if kernel.op not in HEAVY:
+            text += " after " + "+".join(sorted(self._ops.get(r, "input") for r in kernel.reads))
+        chain: list[str] = []
+        readers = self._readers.get(kernel.name, [])
+        while len(readers) == 1 and readers[0].op not in HEAVY and len(chain) < 4:
+            chain.append(readers[0].op)
+            readers = self._readers.get(readers[0].name, [])
+        return text + (" then " + ">".join(chain) if chain else "")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return "x".join(str(v) for v in value)
+    return str(value)
+
+
+def work(kernels: Sequence[KernelLayout], x: Ints, block: int = 1) -> Floats:
+    """(N, K, 3) multiply-accumulates, elements read, elements written, of blocked channels.
+
+    Args:
+        kernels: K of them, of one signature.
+        x: (N, K, D) channel counts.
+        block: channel counts are rounded up to multiples of this.
+    """
+    blocked = (-(-x // block) * block).astype(np.float64)
+    macs = np.array([k.macs for k in kernels]) * blocked.prod(axis=2)
+    read = np.array([k.elements[0] for k in kernels]) * blocked[:, :, 0]
+    written = np.array([k.elements[1] for k in kernels]) * blocked[:, :, -1]
+    result: Floats = np.stack([macs, read, written], axis=2)
+    return result

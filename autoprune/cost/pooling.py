@@ -1,0 +1,130 @@
+"""Profiled runs, pooled by kernel signature and freed of the machine's drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.cost import Floats
+from autoprune.core.workload import Ints
+from autoprune.cost.layout import KernelLayout, Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One profiled run.
+
+    Attributes:
+        layout: of its network.
+        kept: (G,) kept units.
+        times: (K,) each kernel's time in ms; 0 for one that was fused into another.
+        dense: whether it is the reference network, unpruned.
+    """
+
+    layout: Layout
+    kept: Ints
+    times: Floats
+    dense: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Every time measured of one signature, R of them.
+
+    Attributes:
+        kernel: one of its kernels.
+        run: (R,) index of the run.
+        owner: (R,) index into `owners`.
+        owners: the single kernels, as (network's fingerprint, index).
+        x: (R, D) channel counts.
+        t: (R,) times in ms.
+    """
+
+    kernel: KernelLayout
+    run: npt.NDArray[np.intp]
+    owner: npt.NDArray[np.intp]
+    owners: tuple[tuple[str, int], ...]
+    x: Ints
+    t: Floats
+
+    def shapes(self) -> tuple[Ints, npt.NDArray[np.intp]]:
+        """The distinct channel counts, and which of them each row has."""
+        shapes, inverse = np.unique(self.x, axis=0, return_inverse=True)
+        return shapes, inverse.ravel()
+
+
+def pool(runs: Sequence[Run]) -> dict[str, Pool]:
+    """All runs' kernel times by signature."""
+    rows: dict[str, list[tuple[int, tuple[str, int], Ints, float, KernelLayout]]] = {}
+    for number, run in enumerate(runs):
+        for signature, indices in run.layout.by_signature.items():
+            x = run.layout.channels(indices, run.kept[None])[0]
+            mine = rows.setdefault(signature, [])
+            for i, row in zip(indices.tolist(), x, strict=True):
+                owner = (run.layout.fingerprint, i)
+                mine.append((number, owner, row, float(run.times[i]), run.layout.kernels[i]))
+    result = {}
+    for signature, mine in rows.items():
+        owners = tuple(dict.fromkeys(row[1] for row in mine))
+        index = {owner: i for i, owner in enumerate(owners)}
+        result[signature] = Pool(
+            mine[0][4],
+            np.array([row[0] for row in mine], dtype=np.intp),
+            np.array([index[row[1]] for row in mine], dtype=np.intp),
+            owners,
+            np.stack([row[2] for row in mine]),
+            np.array([row[3] for row in mine]),
+        )
+    return result
+
+
+def run_scales(pools: Mapping[str, Pool], runs: Sequence[Run], rounds: int = 8) -> Floats:
+    """(runs,) how much slower than usual the machine was during each run.
+
+    Alternates between the median time of each kernel shape over the runs that share it and the
+    weighted median of each run's ratio to those. The reference's runs are usual by definition.
+    """
+    cells, run, log_t, weight = [], [], [], []
+    offset = 0
+    for one in pools.values():
+        shapes, inverse = one.shapes()
+        ok = one.t > 0
+        cells.append(inverse[ok] + offset)
+        run.append(one.run[ok])
+        log_t.append(np.log(one.t[ok]))
+        weight.append(one.t[ok])
+        offset += len(shapes)
+    if not cells or not sum(map(len, cells)):
+        return np.ones(len(runs))
+    cell, of_run = np.concatenate(cells), np.concatenate(run)
+    logs, weights = np.concatenate(log_t), np.concatenate(weight)
+    several = np.array([len(set(of_run[cell == c].tolist())) > 1 for c in range(offset)])
+    use = several[cell]
+    if not use.any():
+        return np.ones(len(runs))
+    cell, of_run, logs, weights = cell[use], of_run[use], logs[use], weights[use]
+    scale = np.zeros(len(runs))
+    for _ in range(rounds):
+        level = _medians(cell, logs - scale[of_run], np.ones_like(logs), offset)
+        scale = _medians(of_run, logs - level[cell], weights, len(runs))
+    dense = [i for i, r in enumerate(runs) if r.dense]
+    return np.asarray(np.exp(scale - (np.mean(scale[dense]) if dense else np.mean(scale))))
+
+
+def _medians(key: npt.NDArray[np.intp], value: Floats, weight: Floats, count: int) -> Floats:
+    """(count,) weighted median of the values of each key; 0 where it has none."""
+    order = np.lexsort((value, key))
+    key, value, weight = key[order], value[order], weight[order]
+    result = np.zeros(count)
+    starts = np.searchsorted(key, np.arange(count + 1))
+    for k in range(count):
+        a, b = starts[k], starts[k + 1]
+        if a < b:
+            total = np.cumsum(weight[a:b])
+            lower = a + int(np.searchsorted(total, total[-1] / 2, side="left"))
+            upper = a + int(np.searchsorted(total, total[-1] / 2, side="right"))
+            result[k] = (value[lower] + value[min(upper, b - 1)]) / 2
+    return result

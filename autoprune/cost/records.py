@@ -1,0 +1,126 @@
+"""What a latency table holds: measured candidates, as they were measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.device import Measurement
+from autoprune.core.workload import Ints
+from autoprune.cost.align import charge
+from autoprune.cost.layout import Layout
+
+#: Relative standard deviation of a ratio whose measurement tells none; and the least believed.
+_UNKNOWN, _LEAST = 0.02, 0.001
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One candidate measured end to end.
+
+    Attributes:
+        network: fingerprint of its layout.
+        kept: kept units by group, in the network's order.
+        ratio: latency over the reference's, measured beside it.
+        std: standard deviation of the ratio.
+        samples_ms: raw repeats.
+        reference_ms: the reference's, beside each of them.
+        kernel_ms: each kernel's own time in ms, in the layout's order; () where not profiled.
+        energy_mj: for one forward pass, or None.
+        origin: "build" (fitted), "check" (held out, then fitted too) or "verified" (a search's).
+    """
+
+    network: str
+    kept: tuple[int, ...]
+    ratio: float
+    std: float
+    samples_ms: tuple[float, ...] = ()
+    reference_ms: tuple[float, ...] = ()
+    kernel_ms: tuple[float, ...] = ()
+    energy_mj: float | None = None
+    origin: str = field(default="build")
+
+    @classmethod
+    def of(cls, layout: Layout, kept: Ints, measurement: Measurement, origin: str) -> Observation:
+        """Read a successful measurement; runtime nodes are charged to the network's kernels."""
+        times: tuple[float, ...] = ()
+        if measurement.kernels:
+            charged = charge(layout, kept, measurement.kernels)
+            times = tuple(float(f"{t:.6g}") for t in charged)
+        return cls(
+            layout.fingerprint,
+            tuple(int(k) for k in kept),
+            measurement.ratio,
+            ratio_std(measurement),
+            tuple(measurement.samples_ms),
+            tuple(measurement.reference_ms),
+            times,
+            measurement.energy_mj,
+            origin,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what is empty is left out."""
+        data = {
+            "network": self.network,
+            "origin": self.origin,
+            "kept": list(self.kept),
+            "ratio": self.ratio,
+            "std": self.std,
+            "samples_ms": [float(f"{s:.6g}") for s in self.samples_ms],
+            "reference_ms": [float(f"{s:.6g}") for s in self.reference_ms],
+            "kernel_ms": list(self.kernel_ms),
+            "energy_mj": self.energy_mj,
+        }
+        return {k: v for k, v in data.items() if v not in (None, [])}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Observation:
+        """The inverse of `to_dict`."""
+        return cls(
+            str(data["network"]),
+            tuple(int(k) for k in data["kept"]),
+            float(data["ratio"]),
+            float(data["std"]),
+            tuple(float(s) for s in data.get("samples_ms", ())),
+            tuple(float(s) for s in data.get("reference_ms", ())),
+            tuple(float(s) for s in data.get("kernel_ms", ())),
+            None if data.get("energy_mj") is None else float(data["energy_mj"]),
+            str(data["origin"]),
+        )
+
+
+def usable(measurement: Measurement) -> bool:
+    """Whether a measurement gives a finite, positive ratio."""
+    return measurement.ok and math.isfinite(measurement.ratio) and measurement.ratio > 0
+
+
+def ratio_std(measurement: Measurement) -> float:
+    """Standard deviation of a measured ratio, from its interval, else from its repeats."""
+    low, high = measurement.ratio_interval
+    if math.isfinite(low) and math.isfinite(high) and high >= low:
+        std = (high - low) / (2 * 1.96)
+    else:
+        each = _ratios(measurement.samples_ms, measurement.reference_ms)
+        std = (
+            float(np.std(each, ddof=1) / math.sqrt(len(each)))
+            if len(each) > 2
+            else _UNKNOWN * measurement.ratio
+        )
+    return max(std, _LEAST * measurement.ratio)
+
+
+def halves(observation: Observation | Measurement) -> tuple[float, float] | None:
+    """The ratio from the even and from the odd repeats, or None where there are too few."""
+    each = _ratios(observation.samples_ms, observation.reference_ms)
+    if len(each) < 4:
+        return None
+    return float(np.median(each[::2])), float(np.median(each[1::2]))
+
+
+def _ratios(samples: tuple[float, ...], reference: tuple[float, ...]) -> list[float]:
+    return [s / r for s, r in zip(samples, reference, strict=False) if r > 0]

@@ -1,0 +1,205 @@
+"""The time of one kernel signature as a function of its channel counts: a staircase with slopes.
+
+Kernels work on blocks of channels, so that time steps at multiples of a block and is flat, or has
+a smaller slope, in between; some run finer below the first block. The mean is a non-negative
+combination of such functions (products over the channel counts), found by non-negative least
+squares, which picks few of them and never falls where the measurements rise. A Gaussian process on
+what is left bends it to the measurements and gives the standard deviation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import nnls
+
+from autoprune.core.cost import Floats
+from autoprune.core.workload import Ints
+
+BLOCKS = (4, 8, 16, 32, 64, 128)
+#: Counts beyond the second that are no multiple of the first may take another, slower kernel.
+RAGGED = ((4, 4), (4, 16), (8, 8), (16, 16))
+#: At most this many points condition the Gaussian process.
+_POINTS = 400
+#: ... and at most this many choose its covariance.
+_CHOOSING = 80
+#: What that is chosen from: the block that matters, the multiple whose lack sets shapes beyond it
+#: apart and how far, the length scale in octaves, and the share of what is particular to a shape.
+_EMBEDDINGS = (
+    (1, 1, 0.0),
+    (8, 4, 1.0),
+    (8, 8, 1.0),
+    (16, 4, 1.0),
+    (16, 4, 4.0),
+    (16, 16, 1.0),
+    (32, 8, 1.0),
+    (32, 32, 1.0),
+)
+_LENGTHS = (0.3, 1.0, 3.0, 9.0)
+_OWN = (0.05, 0.3)
+
+
+def basis(x: npt.NDArray[np.integer] | Floats) -> Floats:
+    """(N, B) non-negative functions of (N, D) channel counts that do not decrease in any."""
+    columns = [_steps(x[:, d]) for d in range(x.shape[1])]
+    if len(columns) == 1:
+        return columns[0]
+    if len(columns) == 2:
+        a, b = columns
+        return (a[:, :, None] * b[:, None, :]).reshape(len(x), -1)
+    product = np.prod(x.astype(np.float64), axis=1, keepdims=True)
+    pairs = [
+        (x[:, i] * x[:, j]).astype(np.float64)[:, None]
+        for i, j in itertools.combinations(range(x.shape[1]), 2)
+    ]
+    return np.hstack([columns[0], *(c[:, 1:] for c in columns[1:]), *pairs, product])
+
+
+def _steps(c: npt.NDArray[np.integer] | Floats) -> Floats:
+    """(N, 2 + 2·blocks): 1, c, c rounded up to each block, and the same but c below one block."""
+    result = [np.ones(len(c)), c.astype(np.float64)]
+    for block in BLOCKS:
+        up = (-(-c // block) * block).astype(np.float64)
+        result += [up, np.where(c < block, c, up)]
+    for multiple, beyond in RAGGED:
+        off = ((c > beyond) & (c % multiple != 0)).astype(np.float64)
+        result += [off, off * c]
+    return np.stack(result, axis=1)
+
+
+class Staircase:
+    """A fitted signature.
+
+    Args:
+        x: (N, D) distinct channel counts.
+        y: (N,) their mean times, not negative.
+        noise: (N,) standard deviation of each mean.
+        choose: whether to choose the process's covariance; else an ordinary one is taken, which
+            is quicker and does for what takes little time.
+    """
+
+    def __init__(self, x: Ints, y: Floats, noise: Floats, *, choose: bool = True) -> None:
+        self.low, self.high = x.min(axis=0), x.max(axis=0)
+        self._known = {tuple(row) for row in x.tolist()}
+        self._floor = floor = max(0.02 * float(y.max()), 1e-12)
+        weight = 1.0 / (y + floor)
+        # One or two points: proportional to the product of the channel counts.
+        features = basis(x) if len(x) >= 3 else _volume(x)[:, None]
+        self._few = len(x) < 3
+        self._norm = np.maximum(features.max(axis=0), 1e-12)
+        self._coefficients = fit_nonnegative(features / self._norm * weight[:, None], y * weight)
+        pick = np.arange(len(x))
+        if len(x) > _POINTS:
+            pick = np.lexsort(x.T[::-1])[np.linspace(0, len(x) - 1, _POINTS).astype(int)]
+        self._grid = (_EMBEDDINGS, _LENGTHS, _OWN) if choose else (_EMBEDDINGS[:1], (1.0,), (0.3,))
+        self._index = {tuple(row): i for i, row in enumerate(x[pick].tolist())}
+        mean = self._mean(x[pick])
+        scale = mean + floor
+        self._condition(x[pick], (y[pick] - mean) / scale, noise[pick] / scale)
+
+    def _mean(self, x: Ints) -> Floats:
+        features = _volume(x)[:, None] if self._few else basis(x)
+        return np.asarray(features / self._norm @ self._coefficients, dtype=np.float64)
+
+    def _condition(self, x: Ints, residual: Floats, noise: Floats) -> None:
+        """Choose the process by its likelihood (the amplitude in closed form) and condition it."""
+        # A few points tell nothing of how far off others are.
+        self._least = 0.002 if len(x) >= 6 else 0.1
+        some = np.arange(len(x))
+        if len(x) > _CHOOSING:
+            some = np.random.default_rng(0).permutation(len(x))[:_CHOOSING]
+        best = -np.inf
+        embeddings, lengths, shares = self._grid
+        for embedding in embeddings:
+            where = _embed(x[some], *embedding)
+            distance = _distance(where, where)
+            for length in lengths:
+                correlation = _matern(distance / length)
+                for own in shares:
+                    found = self._solve(correlation.copy(), own, residual[some], noise[some])
+                    if found[3] > best:
+                        best, self._own, self._length = found[3], own, length
+                        self._embedding = embedding
+        self._where = _embed(x, *self._embedding)
+        correlation = _matern(_distance(self._where, self._where) / self._length)
+        self._factor, self._alpha, self._variance, _ = self._solve(
+            correlation, self._own, residual, noise
+        )
+
+    def _solve(
+        self, gram: Floats, own: float, residual: Floats, noise: Floats
+    ) -> tuple[Any, Floats, float, float]:
+        """Factor of the covariance over its amplitude, solution, amplitude², log likelihood."""
+        guess = max(float(np.sqrt((residual**2).mean())), self._least)
+        gram[np.diag_indices(len(gram))] += own**2 + (noise / guess) ** 2 + 1e-6
+        factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+        alpha = cho_solve(factor, residual, check_finite=False)
+        variance = max(float(residual @ alpha) / len(gram), self._least**2)
+        half_log_det = float(np.log(np.diag(factor[0])).sum())
+        return factor, alpha, variance, -0.5 * len(gram) * np.log(variance) - half_log_det
+
+    def measured(self, x: Ints) -> npt.NDArray[np.bool_]:
+        """(N,) whether the very shape was measured."""
+        return np.array([tuple(row) in self._known for row in x.tolist()], dtype=bool)
+
+    def inside(self, x: Ints) -> npt.NDArray[np.bool_]:
+        """(N,) whether a shape lies within the range that was measured."""
+        return np.asarray(((x >= self.low) & (x <= self.high)).all(axis=1))
+
+    def predict(self, x: Ints) -> tuple[Floats, Floats]:
+        """Mean and standard deviation, each (N,), of (N, D) channel counts."""
+        mean = self._mean(x)
+        scale = mean + self._floor
+        cross = _matern(_distance(_embed(x, *self._embedding), self._where) / self._length)
+        for i, row in enumerate(x.tolist()):
+            j = self._index.get(tuple(row))
+            if j is not None:
+                cross[i, j] += self._own**2
+        solved = cho_solve(self._factor, cross.T)
+        unexplained = 1.0 + self._own**2 - (cross * solved.T).sum(axis=1)
+        value = np.maximum(mean + scale * (cross @ self._alpha), 0.0)
+        return value, scale * np.sqrt(self._variance * np.maximum(unexplained, 1e-6))
+
+
+def _embed(x: Ints, block: int, multiple: int, weight: float) -> Floats:
+    """(N, 3·D) where two shapes lie close if they take like times.
+
+    Octaves of the counts and of their blocks, and whether a count beyond one block is ragged.
+    """
+    octaves: Floats = np.log2(np.maximum(x, 1).astype(np.float64))
+    if weight == 0:
+        return octaves
+    blocks = np.log2(np.maximum(-(-x // block), 1).astype(np.float64))
+    ragged = ((x > block) & (x % multiple != 0)).astype(np.float64) * weight
+    result: Floats = np.hstack([octaves, blocks, ragged])
+    return result
+
+
+def _volume(x: Ints) -> Floats:
+    return np.asarray(x, dtype=np.float64).prod(axis=1)
+
+
+def _distance(a: Floats, b: Floats) -> Floats:
+    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
+    return np.asarray(np.sqrt(squared))
+
+
+def _matern(d: Floats) -> Floats:
+    """Matérn 3/2 (Rasmussen and Williams 2006, eq. 4.17) of scaled distances."""
+    r = np.sqrt(3.0) * d
+    return np.asarray((1.0 + r) * np.exp(-r))
+
+
+def fit_nonnegative(a: Floats, b: Floats) -> Floats:
+    """Non-negative least squares, a little of the coefficients' sum added so that few are used."""
+    used = np.flatnonzero(np.abs(a).max(axis=0) > 0)
+    penalty = np.full((1, len(used)), 1e-3)
+    solution = np.zeros(a.shape[1])
+    solution[used], _ = nnls(
+        np.vstack([a[:, used], penalty]), np.append(b, 0.0), maxiter=30 * len(used) + 100
+    )
+    return solution

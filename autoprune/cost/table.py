@@ -1,0 +1,286 @@
+"""A latency table: what was measured of one device, and the predictions made from it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.cost import Costs, Floats
+from autoprune.core.device import DeviceSpec, Measurement
+from autoprune.core.errors import CandidateError, TableError
+from autoprune.core.workload import Ints, KernelGraph, Workloads
+from autoprune.cost.base import CostModel
+from autoprune.cost.endtoend import EndToEnd, Points
+from autoprune.cost.kernels import SOURCES, KernelModel, KernelSums
+from autoprune.cost.layout import Layout
+from autoprune.cost.plateaus import right_edges, thin
+from autoprune.cost.pooling import Run
+from autoprune.cost.records import Observation, usable
+from autoprune.cost.work import WorkModel
+
+#: Fractions of the other groups' units beside which plateau edges are looked for.
+_CONTEXTS = (1.0, 0.5, 0.25)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Everything learned from the observations there are."""
+
+    kernels: KernelModel | WorkModel
+    whole: EndToEnd
+    numbers: dict[str, int]
+    usual_variance: float
+
+
+class LatencyTable(CostModel):
+    """Predicts latency from measured kernels of one device, runtime, precision and thread count.
+
+    Holds candidates of one or more networks as they were measured: each one's latency ratio to
+    the dense reference network, run beside it, and where the runtime tells them its kernels'
+    times. `latency_ms` is the predicted ratio times `reference_ms`.
+
+    Args:
+        device: what it was measured on.
+        reference_ms: the reference's latency, in ms per batch, when the table was built.
+        info: what else the file's header tells: date, protocol, error, ...
+
+    Raises:
+        TableError: `reference_ms` is not finite and above 0.
+    """
+
+    def __init__(
+        self, device: DeviceSpec, reference_ms: float, info: Mapping[str, Any] | None = None
+    ) -> None:
+        if not (np.isfinite(reference_ms) and reference_ms > 0):
+            raise TableError(
+                f"reference_ms of a latency table must be finite and above 0, got {reference_ms}"
+            )
+        self.device = device
+        self.reference_ms = float(reference_ms)
+        self.info: dict[str, Any] = dict(info or {})
+        self.layouts: dict[str, Layout] = {}
+        self.observations: list[Observation] = []
+        self._known: weakref.WeakKeyDictionary[KernelGraph, Layout] = weakref.WeakKeyDictionary()
+        self._fitted: _Fit | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Latency alone."""
+        return ("latency_ms",)
+
+    @property
+    def reference(self) -> Layout:
+        """The network whose dense form every ratio is to: the first that was measured.
+
+        Raises:
+            TableError: nothing was measured yet.
+        """
+        if not self.layouts:
+            raise TableError("a latency table must hold a measured candidate, this one has none")
+        return next(iter(self.layouts.values()))
+
+    def layout(self, graph: KernelGraph) -> Layout:
+        """The layout of a traced network, described once."""
+        layout = self._known.get(graph)
+        if layout is None:
+            layout = Layout.of(graph)
+            layout = self._known[graph] = self.layouts.get(layout.fingerprint, layout)
+        return layout
+
+    def knows(self, graph: KernelGraph) -> bool:
+        """Whether it holds measurements of this very network."""
+        return self.layout(graph).fingerprint in self.layouts
+
+    def add(
+        self, workloads: Workloads, measurements: Sequence[Measurement], origin: str = "build"
+    ) -> int:
+        """Take in measurements of N candidates; failed ones are left out.
+
+        Args:
+            workloads: of the candidates, in the order of the measurements.
+            measurements: ratios must be to this table's reference.
+            origin: see `Observation.origin`.
+
+        Returns:
+            How many were taken in.
+
+        Raises:
+            CandidateError: as many measurements as candidates were not given.
+        """
+        if len(workloads) != len(measurements):
+            raise CandidateError(
+                f"a table must be given one measurement for each candidate; got "
+                f"{len(measurements)} for {len(workloads)}"
+            )
+        layout = self.layout(workloads.graph)
+        taken = [(k, m) for k, m in zip(workloads.kept, measurements, strict=True) if usable(m)]
+        if taken:
+            self.layouts.setdefault(layout.fingerprint, layout)
+            self.observations += [Observation.of(layout, k, m, origin) for k, m in taken]
+            self._fitted = None
+        return len(taken)
+
+    def update(self, workloads: Workloads, measurements: Sequence[Measurement]) -> None:
+        """Learn end-to-end corrections: a measured candidate is then predicted as measured."""
+        self.add(workloads, measurements, "verified")
+
+    def predict(self, workloads: Workloads) -> Costs:
+        """`latency_ms` of N candidates with standard deviation and source.
+
+        Raises:
+            TableError: nothing was measured yet.
+        """
+        ratio, std, source = self.predict_ratio(self.layout(workloads.graph), workloads.kept)
+        return Costs(
+            {"latency_ms": ratio * self.reference_ms},
+            {"latency_ms": std * self.reference_ms},
+            {"latency_ms": SOURCES[source]},
+        )
+
+    def predict_ratio(self, layout: Layout, kept: Ints) -> tuple[Floats, Floats, Ints]:
+        """Ratio to the reference, its standard deviation, index into `SOURCES`; each (N,)."""
+        fit = self._fit()
+        sums = fit.kernels.predict(layout, kept)
+        number = fit.numbers.get(layout.fingerprint, len(fit.numbers))
+        mean, std = fit.whole.predict(_points(sums, number, kept / layout.units))
+        excess = np.maximum(sums.variance - fit.usual_variance, 0.0)
+        floor = 0.02 if not fit.numbers else 0.2 * float(np.sqrt(max(fit.usual_variance, 1e-8)))
+        return np.maximum(mean, floor), np.sqrt(std**2 + excess), sums.source
+
+    def plateau_edges(
+        self,
+        graph: KernelGraph,
+        group: str,
+        *,
+        minimum: int = 1,
+        choices: int = 32,
+        within: float = 0.0005,
+    ) -> list[int]:
+        """Kept counts of a group that are worth offering: the right edge of each cost level.
+
+        Args:
+            graph: of the network.
+            group: name of the group; the others are taken as dense.
+            minimum: fewest units kept.
+            choices: at most this many, 2 or more. Where time has no steps, they are spread
+                evenly over it.
+            within: levels closer than this fraction of the network's latency count as one.
+
+        Returns:
+            Rising kept counts; the first is `minimum`, the last the dense count.
+
+        Raises:
+            CandidateError: the network has no such group, or `minimum` is out of range.
+            TableError: nothing was measured yet.
+        """
+        if group not in graph.groups:
+            raise CandidateError(
+                f"plateau edges must be asked of one of the network's groups, got {group!r}"
+            )
+        column = graph.groups.index(group)
+        units = int(graph.units[column])
+        if not 1 <= minimum <= units:
+            raise CandidateError(
+                f"minimum of group {group!r} must be between 1 and {units}, got {minimum}"
+            )
+        counts = np.arange(minimum, units + 1, dtype=np.int64)
+        edges: set[int] = set()
+        # Groups that share a tensor add their channels up, so that a group's edges shift with
+        # the others: they are looked for beside a dense network and beside pruned ones.
+        for fraction in _CONTEXTS:
+            others = np.maximum(1, np.rint(graph.units * fraction)).astype(np.int64)
+            kept = np.repeat(others[None], len(counts), axis=0)
+            kept[:, column] = counts
+            cost = self._fit().kernels.predict(self.layout(graph), kept).total
+            tolerance = max(within, 0.02 * float(cost.max() - cost.min()))
+            edges |= set(right_edges(counts, cost, tolerance, max(2, choices)))
+            if fraction == 1.0:
+                dense = cost
+        rising = np.array(sorted(edges), dtype=np.int64)
+        return thin(rising, dense[rising - minimum], max(2, choices))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as text, all of it or nothing (see `format`)."""
+        from autoprune.cost.format import write
+
+        return write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, device: DeviceSpec | None = None) -> LatencyTable:
+        """Read a table.
+
+        Args:
+            path: of the file.
+            device: what it is to be used on; a table of another one is refused.
+
+        Raises:
+            TableFormatError: it can't be read, is truncated or edited, or of a newer schema.
+            TableMismatchError: it was measured on another device, runtime, precision or thread
+                count; says which differ.
+        """
+        from autoprune.cost.format import read
+
+        return read(Path(path), device)
+
+    def _fit(self) -> _Fit:
+        if self._fitted is None:
+            self._fitted = self._make_fit()
+        return self._fitted
+
+    def _make_fit(self) -> _Fit:
+        reference = self.reference
+        numbers = {fingerprint: i for i, fingerprint in enumerate(self.layouts)}
+        runs = [
+            Run(
+                self.layouts[o.network],
+                np.array(o.kept, dtype=np.int64),
+                np.array(o.kernel_ms),
+                self._is_reference(o),
+            )
+            for o in self.observations
+            if o.kernel_ms
+        ]
+        kernels: KernelModel | WorkModel
+        kernels = KernelModel(runs) if runs else WorkModel(list(self.layouts.values()))
+        observed = list(self.observations)
+        kept = {f: [np.array(o.kept) for o in observed if o.network == f] for f in self.layouts}
+        sums = {f: kernels.predict(self.layouts[f], np.stack(k)) for f, k in kept.items()}
+        order = {f: iter(range(len(k))) for f, k in kept.items()}
+        rows = [(o.network, next(order[o.network])) for o in observed]
+        parts = [sums[f].parts[i] for f, i in rows]
+        variance = [float(sums[f].variance[i]) for f, i in rows]
+        network = [numbers[f] for f, _ in rows]
+        fraction = [kept[f][i] / self.layouts[f].units for f, i in rows]
+        # The reference is 1 by definition, however its own repeats scatter.
+        own = [self._is_reference(o) for o in self.observations]
+        ratio = [1.0 if r else o.ratio for o, r in zip(self.observations, own, strict=True)]
+        noise = [0.001 if r else o.std for o, r in zip(self.observations, own, strict=True)]
+        if not any(own):
+            dense = kernels.predict(reference, reference.units[None])
+            parts.append(dense.parts[0])
+            network.append(0)
+            fraction.append(np.ones(len(reference.units)))
+            variance.append(float(dense.variance[0]))
+            ratio.append(1.0)
+            noise.append(0.001)
+        whole = EndToEnd(
+            Points(np.stack(parts), np.array(network, dtype=np.intp), fraction),
+            np.array(ratio),
+            np.array(noise),
+        )
+        return _Fit(kernels, whole, numbers, float(np.median(variance)))
+
+    def _is_reference(self, observation: Observation) -> bool:
+        reference = self.reference
+        return observation.network == reference.fingerprint and observation.kept == tuple(
+            reference.units.tolist()
+        )
+
+
+def _points(sums: KernelSums, number: int, kept: Floats) -> Points:
+    return Points(sums.parts, np.full(len(kept), number, dtype=np.intp), list(kept))
