@@ -1,0 +1,104 @@
+"""An ONNX graph with its constants at hand, and two graphs compared node by node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+#: A constant of a graph: (node's index, input's index) or (node's index, attribute's name).
+Site = tuple[int, int | str]
+
+
+class Mismatch(Exception):
+    """Two graphs are not the same network at different widths; says where they differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model, and its constants by the place that reads them.
+
+    Attributes:
+        model: the `onnx.ModelProto`, `Constant` nodes turned into initializers.
+        constants: name → array.
+        shapes: value's name → its static shape, where it is known.
+    """
+
+    model: Any
+    constants: dict[str, Array]
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def read(cls, data: bytes) -> Graph:
+        """Parse a serialised model."""
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.load_from_string(data)
+        graph = model.graph
+        kept = []
+        for node in graph.node:
+            value = [a.t for a in node.attribute if a.name == "value"]
+            if node.op_type == "Constant" and value:
+                tensor = graph.initializer.add()
+                tensor.CopyFrom(value[0])
+                tensor.name = node.output[0]
+            else:
+                kept.append(node)
+        if len(kept) != len(graph.node):
+            nodes = [type(node).FromString(node.SerializeToString()) for node in kept]
+            del graph.node[:]
+            graph.node.extend(nodes)
+        shapes = {
+            value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            for value in (*graph.input, *graph.value_info, *graph.output)
+            if all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+        }
+        del graph.value_info[:]
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        return cls(model, constants, shapes)
+
+    def inputs(self, node: int) -> dict[int, Array]:
+        """A node's constant inputs by their position."""
+        names = self.model.graph.node[node].input
+        return {i: self.constants[n] for i, n in enumerate(names) if n in self.constants}
+
+    def attributes(self, node: int) -> dict[str, Any]:
+        """A node's attributes as plain values; tensors as arrays."""
+        from onnx import helper, numpy_helper
+
+        result: dict[str, Any] = {}
+        for attribute in self.model.graph.node[node].attribute:
+            value = helper.get_attribute_value(attribute)
+            if attribute.type == attribute.TENSOR:
+                value = numpy_helper.to_array(value)
+            result[attribute.name] = value
+        return result
+
+
+def check_same_structure(dense: Graph, other: Graph) -> None:
+    """Whether two graphs have the same nodes in the same order, wired in the same way.
+
+    Raises:
+        Mismatch: they have not; says where.
+    """
+    ours, theirs = dense.model.graph, other.model.graph
+    if len(ours.node) != len(theirs.node):
+        raise Mismatch(f"the pruned graph has {len(theirs.node)} nodes, not {len(ours.node)}")
+    names = {a.name: b.name for a, b in zip(ours.input, theirs.input, strict=False)}
+    for ours_node, theirs_node in zip(ours.node, theirs.node, strict=True):
+        where = f"node {ours_node.name!r} ({ours_node.op_type})"
+        if ours_node.op_type != theirs_node.op_type:
+            raise Mismatch(f"{where} is a {theirs_node.op_type} in the pruned graph")
+        if len(ours_node.input) != len(theirs_node.input) or len(ours_node.output) != len(
+            theirs_node.output
+        ):
+            raise Mismatch(f"{where} has another number of inputs in the pruned graph")
+        for a, b in zip(ours_node.input, theirs_node.input, strict=True):
+            constant = a in dense.constants
+            if constant != (b in other.constants) or (not constant and names.get(a, a) != b):
+                raise Mismatch(f"{where} reads another value in the pruned graph")
+        names.update(zip(ours_node.output, theirs_node.output, strict=True))
