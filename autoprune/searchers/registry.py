@@ -15,6 +15,7 @@ GROUP = "autoprune.searchers"
 
 BUILTIN: Mapping[str, str] = {
     "amc": "autoprune.searchers.amc.searcher:AmcSearcher",
+    "evolve": "autoprune.searchers.evolve:EvolveSearcher",
     "random": "autoprune.searchers.random:RandomSearcher",
     "tpe": "autoprune.searchers.tpe:TpeSearcher",
     "uniform": "autoprune.searchers.uniform:UniformSearcher",

@@ -170,9 +170,9 @@ def _build(
             )
             return samples._replace(rewards=samples.rewards - self.average)
 
-    base = {"ddpg": sb3.DDPG, "td3": sb3.TD3, "sac": sb3.SAC}[kind]
+    base: Any = {"ddpg": sb3.DDPG, "td3": sb3.TD3, "sac": sb3.SAC}[kind]
 
-    class TwoRates(base):
+    class TwoRates(base):  # type: ignore[misc]
         """The actor and the critic learn at rates of their own."""
 
         def _update_learning_rate(self, optimizers: Any) -> None:

@@ -1,0 +1,199 @@
+"""Local search from the best network so far, guided by a model of what has been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Floats
+from autoprune.core.errors import ConfigError
+from autoprune.core.trial import Trial
+from autoprune.core.workload import Ints
+from autoprune.searchers.base import SearchContext
+from autoprune.searchers.proposing import ProposingSearcher
+from autoprune.searchers.random import latin_hypercube
+from autoprune.searchers.surrogate import Surrogate
+
+Bools = npt.NDArray[np.bool_]
+
+
+class EvolveSearcher(ProposingSearcher):
+    """Evolution with a surrogate: strong where evaluations are few.
+
+    It begins with the uniform candidate and a small design around it. Then each suggestion is
+    the most promising of many mutants of the best candidates so far, all of which hold
+    the budget: some groups give up units and others take them. A Gaussian process with one
+    component for each group and one for all together (see `Surrogate`) says which is promising:
+    its mean plus `explore` standard deviations. Mutations are large at first and small later.
+
+    Args:
+        context: the problem.
+        startup: candidates in the design; None takes a tenth of the trials planned, from 4 to 12.
+        parents: how many of the best candidates are mutated.
+        mutants: candidates that the surrogate chooses from.
+        explore: standard deviations added to the surrogate's mean.
+        surrogate: False takes a random mutant instead (plain evolution).
+    """
+
+    def __init__(
+        self,
+        context: SearchContext,
+        startup: int | None = None,
+        parents: int = 4,
+        mutants: int = 160,
+        explore: float = 1.0,
+        surrogate: bool = True,
+    ) -> None:
+        super().__init__(context)
+        for name, value in (("startup", startup), ("parents", parents), ("mutants", mutants)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if not explore >= 0:
+            raise ConfigError(f"explore must be at least 0, got {explore}")
+        if startup is None:
+            startup = 12 if context.trials is None else min(12, max(4, context.trials // 10))
+        self._startup = startup
+        self._parents = parents
+        self._mutants = mutants
+        self._explore = explore
+        self._guided = surrogate
+        self._asked = 0
+        self._misses = 0
+        self._design = latin_hypercube(startup, len(self.space), self.rng)
+        self._levels: list[Ints] = []
+        self._scores: list[float] = []
+        self._open: dict[Candidate, Ints] = {}
+        self._surrogate: Surrogate | None = None
+        self._fitted: Surrogate | None = None
+
+    def _propose(self) -> Ints | None:
+        if self._asked < self._startup:
+            step, self._asked = self._asked, self._asked + 1
+            return self._first(step)
+        finite = np.isfinite(self._scores)
+        if not finite.any():
+            return self._first(self._startup)
+        mutants = self._mutate()
+        new = [row for row in mutants if self.space.candidate(row) not in self._seen]
+        if not new:
+            return mutants[0] if len(mutants) else self._first(self._startup)
+        rows = np.array(new)
+        if not self._guided:
+            return self._topped(rows[0])
+        model = self._model()
+        mean, std = model.predict(self._features(rows))
+        return self._topped(rows[int(np.argmax(mean + self._explore * std))])
+
+    def _first(self, step: int) -> Ints:
+        """The uniform candidate, then keep ratios around it, more and more spread."""
+        units = self.space.units.astype(np.float64)
+        if step == 0:
+            return self._hold(units, fill="target")
+        inside = step < len(self._design)
+        point = self._design[step] if inside else self.rng.random(len(self.space))
+        spread = 0.2 + 0.6 * min(step / self._startup, 1.0)
+        return self._hold(units * np.exp(spread * (2 * point - 1)))
+
+    def _mutate(self) -> Ints:
+        """(M, n) changes of the best candidates that hold the budget."""
+        order = np.argsort(-np.array(self._scores), kind="stable")[: self._parents]
+        parents = np.array([self._levels[i] for i in order])
+        free = self.space.free
+        if not len(free):
+            return parents
+        progress = len(self._scores) / max(self.context.trials or 100, 1)
+        reach = max(1.0, 4.0 * (1.0 - progress)) * 2.0 ** min(self._misses / 4, 4)
+        count = self._mutants
+        weights = 0.5 ** np.arange(len(parents))
+        rows = parents[self.rng.choice(len(parents), size=count, p=weights / weights.sum())]
+        rate = np.minimum(1.0, self.rng.choice([2.0, 4.0, 8.0], size=(count, 1)) / len(free))
+        touched = self.rng.random((count, len(free))) < rate
+        touched[np.arange(count), self.rng.integers(len(free), size=count)] = True
+        steps = np.rint(reach * self.rng.standard_normal((count, len(free)))).astype(np.int64)
+        steps = np.where(steps == 0, self.rng.choice([-1, 1], size=steps.shape), steps)
+        rows[:, free] += np.where(touched, steps, 0)
+        rows = np.clip(rows, 0, self.space.counts - 1)
+        return self._repair(rows, touched)
+
+    def _repair(self, rows: Ints, touched: Bools) -> Ints:
+        """Bring (M, n) levels to the budget: steps down where it is broken, then up, in batches.
+
+        Groups that were just mutated are mostly spared; the others pay.
+        """
+        free = self.space.free
+        total = int((self.space.counts - 1).sum())
+        rows = rows.copy()
+        violation = self.oracle.worst(self.oracle.costs(rows))
+        for _ in range(64):
+            over = np.flatnonzero(violation > 0)
+            if not len(over):
+                break
+            draw = self.rng.random((len(over), len(free)))
+            draw[touched[over] & (self.rng.random(draw.shape) < 0.8)] += 1.0
+            draw[rows[over][:, free] == 0] = np.inf
+            # All steps of all groups make up the whole cost, roughly: half of what is too much.
+            far = np.clip(violation[over] * total / 4, 1, len(free) / 2).astype(np.int64)
+            rank = draw.argsort(axis=1).argsort(axis=1)
+            down = (rank < far[:, None]) & np.isfinite(draw)
+            rows[np.ix_(over, free)] -= down
+            if not down.any():
+                break
+            violation[over] = self.oracle.worst(self.oracle.costs(rows[over]))
+        rows = rows[violation <= 0]
+        misses = np.zeros(len(rows), dtype=np.int64)
+        for _ in range(32):
+            active = np.flatnonzero(misses < 2)
+            if not len(active):
+                break
+            draw = self.rng.random((len(active), len(free)))
+            draw[rows[active][:, free] >= self.space.counts[free] - 1] = np.inf
+            can = np.isfinite(draw.min(axis=1))
+            grown = rows[active].copy()
+            grown[np.arange(len(active)), free[draw.argmin(axis=1)]] += can
+            fits = self.oracle.holds(grown) & can
+            rows[active[fits]] = grown[fits]
+            misses[active[~fits]] += 1
+        return rows
+
+    def _topped(self, levels: Ints) -> Ints:
+        """Use up what is left of the budget, so that no group could take its next choice."""
+        return self._hold(self.space.choice(levels).astype(np.float64))
+
+    def _features(self, rows: Ints) -> Floats:
+        position: Floats = self.space.position(rows)[:, self.space.free]
+        return position
+
+    def _model(self) -> Surrogate:
+        """Fitted to all trials; pending ones at their expected score, so that a batch spreads."""
+        if self._surrogate is None:
+            scores = np.array(self._scores)
+            finite = np.isfinite(scores)
+            scores = np.where(finite, scores, scores[finite].min())
+            # Hyper-parameters are fitted anew when there is a tenth more to fit them to.
+            fitted = self._fitted
+            keep = fitted is not None and len(scores) < 1.1 * len(fitted.values)
+            self._surrogate = Surrogate.fit(
+                self._features(np.array(self._levels)), scores, fitted if keep else None
+            )
+            if not keep:
+                self._fitted = self._surrogate
+        if not self._open:
+            return self._surrogate
+        return self._surrogate.believing(self._features(np.array(list(self._open.values()))))
+
+    def _taken(self, candidate: Candidate, levels: Ints) -> None:
+        self._open[candidate] = levels
+        self._misses = 0
+
+    def _refused(self, levels: Ints) -> None:
+        self._misses += 1  # mutate more, until something new comes up
+
+    def _learn(self, completed: Sequence[tuple[Trial, Ints]], pending: Sequence[Candidate]) -> None:
+        for trial, levels in completed:
+            self._open.pop(trial.candidate, None)
+            self._levels.append(levels)
+            self._scores.append(trial.score(self.context.objective))
+            self._surrogate = None
