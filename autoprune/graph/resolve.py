@@ -135,7 +135,11 @@ def _settle(state: _State, factor: int) -> _State:
         left = []
         frozen = state.frozen
         for product in state.open:
-            if frozen[state.of[product.outer]].all():
+            outer = frozen[state.of[product.outer]].all()
+            if outer and frozen[state.of[product.inner]].all():
+                index = int(state.reason[state.of[product.outer]].min())
+                state = _freeze(state, product.flat.ravel(), index)
+            elif outer:
                 edges += _shrink(product, "inner")
             elif frozen[state.of[product.inner]].all():
                 edges += _shrink(product, "outer")
