@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import SurgeryError
 from autoprune.pruning._batches import Call
-from autoprune.pruning._sites import Rewrite, arguments_of
+from autoprune.pruning._sites import Rewrite, Scaled, arguments_of
 
 #: Finds a parameter or buffer by its dotted name.
 Lookup = Callable[[str], Tensor]
@@ -147,7 +147,7 @@ class Walk:
             return self.values(source)[batch]
 
         target, args, kwargs = _prepared(node, self._rewrites.get(node.name))
-        args, kwargs = fx.node.map_arg(args, value), fx.node.map_arg(kwargs, value)
+        args, kwargs = _filled(args, value), _filled(kwargs, value)
         try:
             return target(*args, **kwargs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -186,6 +186,21 @@ def _prepared(node: fx.Node, rewrite: Rewrite | None) -> tuple[Any, Any, Any]:
     if rewrite.target is not None:
         return rewrite.target, node.args[:1], new
     return node.target, (), {**arguments_of(node), **new}
+
+
+def _filled(argument: Any, value: Callable[[fx.Node], Any]) -> Any:
+    """An argument with values for nodes, in plain lists (some ops refuse fx's immutable ones)."""
+    if isinstance(argument, fx.Node):
+        return value(argument)
+    if isinstance(argument, Scaled):
+        return value(argument.node) * argument.numerator // argument.denominator
+    if isinstance(argument, list):
+        return [_filled(entry, value) for entry in argument]
+    if isinstance(argument, tuple):
+        return tuple(_filled(entry, value) for entry in argument)
+    if isinstance(argument, dict):
+        return {key: _filled(entry, value) for key, entry in argument.items()}
+    return argument
 
 
 def ancestors(targets: Sequence[fx.Node]) -> set[fx.Node]:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from autoprune.core.errors import ConfigError, SurgeryError
 from autoprune.graph.network import Network, Selection
+from autoprune.pruning._altered import altered
 from autoprune.pruning._batches import as_calls
 from autoprune.pruning._constants import rewrites
 from autoprune.pruning._consumers import Consumer, consumers, downstream, order
@@ -176,19 +177,19 @@ class _Refit:
         self.network = network
         self.keep = network.keep(selection)
         kept = network.kept_indices(selection)
-        dirty = downstream(network, set(kept))
+        changed = altered(network, self.keep)
         self.find = lookup(pruned)
         self._check(pruned, kept)
         self.layers = {
             c.node: c
             for c in owner._consumers
-            if c.input in dirty and (owner.scope == "all" or 1 in kept.get(c.weight, {}))
+            if 1 in kept.get(c.weight, {}) or (owner.scope == "all" and c.input in changed)
         }
         aligned = {step for c in self.layers.values() for step in c.chain}
         self.norms = {
             node
             for node in network.program.graph.nodes
-            if op_name(node) == "batch_norm" and node not in aligned and node.args[0] in dirty
+            if op_name(node) == "batch_norm" and node not in aligned and node.args[0] in changed
         }
         nodes = order(network, tuple(self.layers.values()), tuple(self.norms))
         changes = {r.node: r for r in rewrites(network, self.keep)}

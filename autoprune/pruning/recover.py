@@ -110,12 +110,13 @@ def recover(
     if teacher is None:
         distill = 0.0
     modes = _modes(model, teacher)
-    start = Epoch(0, math.nan, _metrics(evaluate, model, objective))
-    _report(on_progress, start)
-    history, best, weights = [start], start, _weights(model)
+    weights = _weights(model)
     reason = f"all {epochs} epochs done"
     student = _Student(model, teacher, loss or F.cross_entropy, distill, temperature, clip_norm)
     try:
+        best = Epoch(0, math.nan, _metrics(evaluate, model, objective))
+        history = [best]
+        _report(on_progress, best)
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(seed)
             steps = epochs * _length(batches)
@@ -169,7 +170,7 @@ class _Student:
         if self.teacher is not None:
             self.teacher.eval()
         total, count = 0.0, 0
-        for count, batch in enumerate(batches, 1):
+        for batch in batches:
             value = self._loss(batch)
             number = float(value.detach())
             if not math.isfinite(number):
@@ -181,6 +182,7 @@ class _Student:
             tuner.step()
             schedule.step()
             total += number
+            count += 1
         if not count:
             raise ConfigError(
                 "recovery needs training batches that can be iterated once an epoch, got none; "
