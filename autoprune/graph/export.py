@@ -53,12 +53,11 @@ def export(
         ) from error
     inputs, kwargs = example_inputs, dict(example_kwargs)
     batch = _batch(inputs, kwargs)
-    attempts: list[tuple[Any, Any, bool]] = []
-    if batch == 1:
-        attempts.append((*_doubled((inputs, kwargs)), True))
-    if batch is not None:
-        attempts.append((inputs, kwargs, True))
-    attempts.append((inputs, kwargs, False))
+    attempts: list[tuple[Any, Any, int | None]] = [(inputs, kwargs, None)]
+    if batch == 1:  # export takes a size of 1 for a constant
+        attempts.insert(0, (*_doubled((inputs, kwargs)), 2))
+    elif batch is not None:
+        attempts.insert(0, (inputs, kwargs, batch))
     refusal: Exception | None = None
     for args, keywords, dynamic in attempts:
         try:
@@ -66,11 +65,11 @@ def export(
         except Exception as raised:  # the user's forward runs here: it may raise anything
             refusal = raised
             continue
-        if dynamic and batch == 1 and args is not inputs and not _symbolic(program):
+        symbolic = _symbolic(program)
+        if args is not inputs and not symbolic:
             continue
         inline_regions(program)
         program.graph_module.graph.eliminate_dead_code()
-        symbolic = _symbolic(program)
         if batch is None or not symbolic:
             return Export(program, copied, 1, _fixed)
         return Export(program, copied, batch, _substitute(symbolic, batch))
@@ -88,11 +87,13 @@ def _line(error: Exception | None) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: bool) -> ExportedProgram:
+def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: int | None) -> ExportedProgram:
+    """Export with dimension 0 symbolic in every input where it is of size `dynamic`."""
     shapes: Any = None
-    if dynamic:
+    if dynamic is not None:
         shapes = pytree.tree_map(
-            lambda leaf: {0: Dim.AUTO} if _has_batch(leaf) else None, (args, kwargs)
+            lambda leaf: {0: Dim.AUTO} if _has_batch(leaf) and len(leaf) == dynamic else None,
+            (args, kwargs),
         )
         positional, keywords = shapes
         shapes = _by_name(model, positional, keywords)
@@ -106,14 +107,7 @@ def _by_name(model: nn.Module, positional: Any, keywords: Mapping[str, Any]) -> 
     if not keywords:
         return positional
     bound = inspect.signature(model.forward).bind(*positional, **keywords)
-    return (
-        dict(bound.arguments)
-        if "kwargs" not in bound.arguments
-        else {
-            **{k: v for k, v in bound.arguments.items() if k != "kwargs"},
-            "kwargs": bound.arguments["kwargs"],
-        }
-    )
+    return dict(bound.arguments)
 
 
 def _has_batch(leaf: Any) -> bool:
@@ -129,6 +123,7 @@ def _batch(inputs: Any, kwargs: Any) -> int | None:
 
 
 def _doubled(tree: Any) -> Any:
+    """Inputs with every batch of 1 repeated."""
     return pytree.tree_map(
         lambda leaf: torch.cat([leaf, leaf]) if _has_batch(leaf) and len(leaf) == 1 else leaf,
         tree,

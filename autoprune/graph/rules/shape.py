@@ -164,7 +164,7 @@ def expand(op: Op) -> Labels:
             labels.append(x.labels[dim])
         else:
             labels.append(op.atoms.fresh(size))
-    op.weight = x.weight
+    op.weight = x.weight and prod(shape) == prod(x.shape)
     return tuple(labels)
 
 

@@ -325,3 +325,13 @@ def test_a_single_channel_that_is_sliced_out_stays():
     assert groups(network) == {"a": 7}
     assert network.parameters["a.weight"][0].tolist() == [-1, 0, 1, 2, 3, 4, 5, 6]
     assert network.frozen["a"].startswith("1 of 8 channels")
+
+
+def test_a_weight_that_is_repeated_can_not_be_summed_over():
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.linear(self.a(x), self.w.expand(6, 8)))
+
+    model = Net(forward, a=nn.Linear(4, 8), c=nn.Linear(6, 2), w=nn.Parameter(torch.randn(6, 1)))
+    network = trace(model, torch.randn(2, 4))
+    assert "a" not in groups(network)
+    assert "computed, not a parameter" in network.frozen["a"]

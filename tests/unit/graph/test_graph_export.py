@@ -72,6 +72,23 @@ def test_keyword_inputs_and_several_inputs():
     assert [(g.name, g.units) for g in network.groups] == [("a", 8)]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_input_of_another_size_has_no_batch(batch):
+    class Anchors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x, anchors):
+            return self.c(self.a(x)[:, None] + self.b(anchors))
+
+    network = trace(Anchors(), (torch.randn(batch, 6), torch.randn(5, 4)))
+    assert network.kernels.batch == batch
+    last = network.kernels.kernels[-1]
+    assert network.workload(network.dense).shape(last.output)[0].tolist() == [batch, 5, 3]
+    assert [(g.name, g.units) for g in network.groups] == [("a", 8)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes(dtype):
     network = trace(small().to(dtype), torch.randn(2, 3, 4, 4, dtype=dtype))
