@@ -1,1 +1,7 @@
-"""See DESIGN in docs/."""
+"""Networks in the formats that devices run."""
+
+from autoprune.export.artifacts import artifacts
+from autoprune.export.onnx import export_onnx, input_arrays
+from autoprune.export.sliced import OnnxSlicer
+
+__all__ = ["OnnxSlicer", "artifacts", "export_onnx", "input_arrays"]
