@@ -18,6 +18,7 @@ app = typer.Typer(
     name="autoprune",
     help="From a network and a budget to a smaller network that holds it, measured.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

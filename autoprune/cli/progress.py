@@ -10,19 +10,28 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from autoprune.core.trial import Trial
 from autoprune.study.progress import Progress as Listener
 
 #: Seconds between two lines where there is no terminal.
 INTERVAL_S = 30.0
+
+
+class _Steps(ProgressColumn):
+    """ "12/200", or nothing where the number of steps is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{int(task.completed)}/{int(task.total)}")
 
 
 class TerminalProgress(Listener):
@@ -39,13 +48,12 @@ class TerminalProgress(Listener):
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            _Steps(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
-            expand=True,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None

@@ -97,7 +97,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
             "searched without a device. Search with a device to measure on"
         )
     profiler = make_profiler(config)
-    progress.stage(f"measuring on {profiler.device}")
+    progress.stage("measuring again")
     artifacts = [
         Artifact(key, path.read_bytes(), _draw(path), path)
         for key, path in (("dense", folder.dense_onnx), ("pruned", folder.onnx))

@@ -13,18 +13,19 @@ from torch import nn
 
 from autoprune.core.budget import Budget
 from autoprune.core.device import Profiler
-from autoprune.core.errors import ConfigError, RunError
+from autoprune.core.errors import AutopruneError, ConfigError, RunError
 from autoprune.cost.base import CostModel
 from autoprune.evaluate.base import Evaluator
 from autoprune.searchers.base import Searcher
 from autoprune.space.space import SearchSpace
 from autoprune.study.conduct import conduct
 from autoprune.study.config import (
-    Named,
+    RecoverSettings,
     Run,
-    SearchConfig,
+    Settings,
     TableSettings,
     VerifySettings,
+    WorkerSettings,
     budget_settings,
     read_config,
     read_yaml,
@@ -38,7 +39,7 @@ from autoprune.study.task import Task, as_inputs, task_from_config
 
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance
-    from autoprune.pruning.recover import RecoverySettings
+    from autoprune.pruning.recover import Loss
 
 
 def search(
@@ -60,12 +61,14 @@ def search(
     table: str | Path | CostModel | None = None,
     importance: str | Importance = "l1",
     reconstruct: bool = True,
-    recover: RecoverySettings | Mapping[str, Any] | bool | None = None,
+    recover: RecoverSettings | Mapping[str, Any] | bool | None = None,
+    loss: Loss | None = None,
     objective: str = "accuracy",
     verify: VerifySettings | Mapping[str, Any] | None = None,
     profile: TableSettings | Mapping[str, Any] | None = None,
     max_failures: int = 5,
     storage: str | None = None,
+    workers: int | WorkerSettings | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Find a smaller network that holds a budget, with the least accuracy lost.
@@ -96,12 +99,17 @@ def search(
             it.
         importance: "l1", "l2", "bn_scale", "taylor" or an `Importance`.
         reconstruct: whether consuming layers are refitted by least squares (AMC).
-        recover: settings of the winner's fine-tuning (True: the usual ones); it needs `train`.
+        recover: settings of the winner's fine-tuning (True: the usual ones, see
+            `RecoverSettings`), with distillation from the dense network; it needs `train`.
+        loss: (output, labels) → scalar, for recovery and Taylor importance; None is
+            cross-entropy.
         objective: the metric that is maximised.
         verify: how winners are measured (see `VerifySettings`).
         profile: how a table is measured (see `TableSettings`).
         max_failures: evaluations that may fail in a row before the search stops.
         storage: Optuna database URL for the trials; None keeps a journal in the run folder.
+        workers: evaluate on so many Ray workers, on this machine or a cluster (see
+            `WorkerSettings`); None evaluates in this process.
         progress: listens.
 
     Returns:
@@ -128,12 +136,13 @@ def search(
         "table": str(table) if isinstance(table, str | Path) else None,
         "importance": importance if isinstance(importance, str) else type(importance).__name__,
         "reconstruct": reconstruct,
-        "recover": _recover(recover),
+        "recover": _plain(recover),
         "objective": objective,
-        "verify": _plain(verify),
-        "profile": _plain(profile),
+        "verify": _plain(verify) or {},
+        "profile": _plain(profile) or {},
         "max_failures": max_failures,
         "storage": storage,
+        "workers": workers.model_dump() if isinstance(workers, WorkerSettings) else workers,
     }
     task = Task(
         config=validate(named, "autoprune.search"),
@@ -142,6 +151,7 @@ def search(
         evaluate=evaluate,
         calibration=None if calibration is None else list(calibration),
         train=train,
+        loss=loss,
         searcher=None if isinstance(searcher, str) else searcher,
         importance=None if isinstance(importance, str) else importance,
         profiler=None if device is None or isinstance(device, str) else device,
@@ -191,6 +201,7 @@ def resume(
     evaluate: Evaluator | None = None,
     calibration: Iterable[Any] | None = None,
     train: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     device: Profiler | None = None,
     searcher: type[Searcher] | None = None,
     importance: Importance | None = None,
@@ -228,7 +239,7 @@ def resume(
             )
         task = Task(config, model, as_inputs(example_inputs), evaluate, base=base)
         task.calibration = None if calibration is None else list(calibration)
-        task.train = train
+        task.train, task.loss = train, loss
     task.profiler, task.searcher, task.importance = device, searcher, importance
     task.space, task.table = space, table
     _same_network(task, folder)
@@ -261,7 +272,11 @@ def begin(
         folder.write(folder.config, write_yaml(task.config))
         if on_folder is not None:
             on_folder(folder.path)
-        return conduct(task, folder, listener)
+        try:
+            return conduct(task, folder, listener)
+        except AutopruneError:
+            folder.discard_unless_begun()
+            raise
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -297,21 +312,10 @@ def _named(given: Any, options: Mapping[str, Any] | None, what: str) -> dict[str
     return {"name": f"{kind.__module__}:{kind.__qualname__}", "options": dict(options or {})}
 
 
-def _recover(given: Any) -> dict[str, Any] | None:
-    if given is None or given is False:
-        return None
-    if given is True:
-        return {}
-    if isinstance(given, Mapping):
-        return dict(given)
-    from dataclasses import asdict
-
-    return asdict(given)
-
-
-def _plain(given: VerifySettings | TableSettings | Mapping[str, Any] | None) -> dict[str, Any]:
-    if given is None:
-        return {}
+def _plain(given: Settings | Mapping[str, Any] | bool | None) -> dict[str, Any] | None:
+    """Settings as a mapping; True stands for the usual ones."""
+    if given is None or isinstance(given, bool):
+        return {} if given else None
     return dict(given) if isinstance(given, Mapping) else given.model_dump()
 
 
@@ -319,6 +323,3 @@ def _version() -> str:
     from autoprune import __version__
 
     return __version__
-
-
-__all__ = ["Named", "SearchConfig", "begin", "fingerprint", "resume", "search", "search_config"]

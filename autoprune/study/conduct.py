@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,14 @@ from autoprune.study.verify import holds
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network
-    from autoprune.pruning.recover import RecoverySettings
+    from autoprune.pruning.importance import Importance
     from autoprune.study.task import Task
 
 #: Packages whose versions a result tells.
 _PACKAGES = ("autoprune", "torch", "numpy", "optuna", "stable-baselines3", "onnx", "onnxruntime")
+
+#: Training batches that Taylor importance takes its gradients on.
+TAYLOR_BATCHES = 8
 
 
 def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
@@ -43,7 +47,8 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     if folder is not None and folder.result.exists():
         return read_result(task, folder)
     config = task.config
-    settings = recovery_settings(task)
+    check_train(task)
+    check_searcher(task)
     phases = Phases()
     notes: list[str] = []
     progress.stage("tracing the network")
@@ -57,7 +62,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         network,
         task.evaluate,
         objective=config.objective,
-        importance=task.importance or config.importance,
+        importance=importance_of(task),
         calibration=task.calibration or (),
         reconstruct=config.reconstruct,
     )
@@ -88,7 +93,9 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         task.evaluate,
         objective=config.objective,
         train=task.train,
-        recover=settings,
+        recover=config.recover,
+        loss=task.loss,
+        seed=config.seed,
         device=device,
         reference_ms=session.reference_ms,
         limits=session.limits,
@@ -112,23 +119,50 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     return result
 
 
-def recovery_settings(task: Task) -> RecoverySettings | None:
-    """The settings of the winner's fine-tuning, checked before anything is spent.
+def check_train(task: Task) -> None:
+    """Refuse what needs labelled batches where there are none, before anything is spent.
 
     Raises:
-        ConfigError: one is wrong, or there are no batches to train on.
+        ConfigError: says what needs them.
     """
-    given = task.config.recover
-    if given is None:
-        return None
-    if task.train is None:
-        raise ConfigError("recover needs batches to train on: give (inputs, labels) by `train`")
-    from autoprune.pruning.recover import RecoverySettings
+    config = task.config
+    taylor = task.importance is None and config.importance == "taylor"
+    for needed, what in ((config.recover is not None, "recover"), (taylor, "importance taylor")):
+        if needed and task.train is None:
+            raise ConfigError(f"{what} needs (inputs, labels) batches: give them by `train`")
 
-    try:
-        return RecoverySettings(**given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"recover: {error}") from error
+
+def importance_of(task: Task) -> str | Importance:
+    """The importance; "taylor" takes its gradients on a few training batches."""
+    if task.importance is not None or task.config.importance != "taylor" or task.train is None:
+        return task.importance or task.config.importance
+    import torch.nn.functional as F
+
+    from autoprune.pruning.importance import Taylor
+
+    loss = task.loss or F.cross_entropy
+    return Taylor(
+        list(itertools.islice(task.train, TAYLOR_BATCHES)),
+        lambda model, batch: loss(model(batch[0]), batch[1]),
+    )
+
+
+def check_searcher(task: Task) -> None:
+    """Refuse a searcher that there is none of, or an option it lacks, before anything is spent.
+
+    Raises:
+        PluginError: no searcher has that name.
+        ConfigError: an option that it does not have.
+    """
+    from autoprune.core.plugins import resolve
+    from autoprune.searchers import registry
+
+    named = task.config.searcher
+    target = task.searcher
+    if target is None:
+        target = resolve(named.name, registry.GROUP, registry.BUILTIN, what="searcher")
+    if isinstance(target, type):
+        registry.check_options(target, named.options)
 
 
 def _device(
@@ -248,11 +282,10 @@ def _result(
 
 
 def _dense_cost(session: Session, shipped: Shipped) -> Cost:
-    if shipped.dense_verification is None:
-        return session.dense_cost
-    if "latency_ms" in session.dense_cost.estimates:
-        return session.dense_cost
-    return shipped.dense_verification.cost(session.dense_cost)
+    known: Cost = session.dense_cost
+    if shipped.dense_verification is None or "latency_ms" in known.estimates:
+        return known
+    return shipped.dense_verification.cost(known)
 
 
 def _table_error(session: Session) -> dict[str, Any] | None:
@@ -305,6 +338,3 @@ def read_result(task: Task, folder: RunFolder) -> Result:
     store = Store(*_storage(task, folder), {n: k["of"] for n, k in data["winner"]["kept"].items()})
     trials = [stored.trial for stored in store.trials()]
     return result_of(data, model, task.example_inputs, trials, folder.path)
-
-
-__all__ = ["conduct", "read_result", "recovery_settings", "versions", "violations"]

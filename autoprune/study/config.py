@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -65,6 +65,55 @@ class TableSettings(Settings):
     error: float = Field(default=0.02, gt=0, lt=1)
 
 
+class RecoverSettings(Settings):
+    """How the winner is fine-tuned; see `autoprune.pruning.recover.recover`.
+
+    Attributes:
+        epochs: at most so many.
+        lr: peak learning rate.
+        optimizer: "sgd" or "adamw".
+        weight_decay: not applied to biases and norms.
+        warmup: share of the steps in which the learning rate rises.
+        distill: the distillation's share of the loss, 0 to 1.
+        temperature: softens the outputs that are distilled.
+        patience: stop after so many epochs without a better one; None goes on to the end.
+        clip_norm: gradients are scaled to at most this norm; None leaves them.
+    """
+
+    epochs: int = Field(default=10, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    distill: float = Field(default=0.7, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    clip_norm: float | None = Field(default=5.0, gt=0)
+
+
+class WorkerSettings(Settings):
+    """Evaluation on Ray workers.
+
+    Attributes:
+        count: workers, each evaluating one candidate at a time.
+        address: of a Ray cluster: auto, host:port or ray://host:port; None starts Ray here.
+        resources: that each worker holds: cpu, gpu (0.25 shares one), memory_bytes, or custom.
+        threads: of torch in each worker; None takes the whole CPUs it holds.
+        timeout_s: seconds that one evaluation may take before its worker counts as hanging.
+        retries: how often an evaluation is run again after its worker died or hung.
+        ordered: whether results are taken in the order of submission, so that the same seed and
+            count give the same trials with every searcher.
+    """
+
+    count: int = Field(ge=1, le=100_000)
+    address: str | None = None
+    resources: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: {"cpu": 1})
+    threads: int | None = Field(default=None, ge=1)
+    timeout_s: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=2, ge=0, le=100)
+    ordered: bool = False
+
+
 class Run(Settings):
     """What autoprune itself notes in a run folder's config.
 
@@ -103,12 +152,15 @@ class SearchConfig(Settings):
         table: latency table to load; None measures one where the budget needs it.
         importance: which channels of a group go first.
         reconstruct: whether consuming layers are refitted by least squares.
+        loss: function of the network's output and the labels that gives a scalar, for recovery
+            and Taylor importance; None is cross-entropy.
         recover: settings of the fine-tuning of the winner; None leaves it as it is.
         objective: the metric that is maximised.
         verify: how winners are measured.
         profile: how a table is measured.
         max_failures: evaluations that may fail in a row before the search stops.
         storage: Optuna database URL; None keeps a journal file in the run folder.
+        workers: evaluate on so many Ray workers; None evaluates in this process, without Ray.
         run: written by autoprune into a run folder.
     """
 
@@ -128,20 +180,27 @@ class SearchConfig(Settings):
     table: str | None = None
     importance: str = "l1"
     reconstruct: bool = True
-    recover: dict[str, Any] | None = None
+    loss: Named | None = None
+    recover: RecoverSettings | None = None
     objective: str = "accuracy"
     verify: VerifySettings = VerifySettings()
     profile: TableSettings = TableSettings()
     max_failures: int = Field(default=5, ge=1)
     storage: str | None = None
+    workers: WorkerSettings | None = None
     run: Run | None = None
 
     @field_validator(
-        "model", "evaluate", "calibration", "train", "device", "searcher", mode="before"
+        "model", "evaluate", "calibration", "train", "loss", "device", "searcher", mode="before"
     )
     @classmethod
     def _named(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: object) -> object:
+        return {"count": value} if isinstance(value, int) else value
 
     @field_validator("inputs", mode="before")
     @classmethod
@@ -216,7 +275,7 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:
 
 
 #: Where a setting may be of several kinds, pydantic puts the kind into the path.
-_UNION_BRANCHES = frozenset({"Named", "str", "tuple[str, ...]", "float"})
+_UNION_BRANCHES = frozenset({"Named", "str", "tuple[str, ...]", "float", "RecoverSettings"})
 
 
 def _names(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:

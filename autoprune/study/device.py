@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Of each candidate of a latency table: the interval aimed at (half its width, as a fraction) and
 #: the seconds it may take at most.
-TABLE_WIDTH, TABLE_TIMEOUT_S = 0.015, 3.0
+TABLE_WIDTH, TABLE_TIMEOUT_S = 0.015, 1.5
 
 
 class DeviceMeasure:

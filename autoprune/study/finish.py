@@ -17,7 +17,8 @@ from autoprune.study.verify import Verification
 
 if TYPE_CHECKING:
     from autoprune.evaluate.base import Evaluator
-    from autoprune.pruning.recover import RecoverySettings
+    from autoprune.pruning.recover import Loss
+    from autoprune.study.config import RecoverSettings
     from autoprune.study.device import DeviceMeasure
 
 #: Undecided measurements are taken again three times longer, up to this many times as long.
@@ -56,6 +57,8 @@ class Finisher:
         objective: the metric that is maximised.
         train: batches of (inputs, labels), or None.
         recover: how the winner is fine-tuned, or None.
+        loss: of the task, or None for cross-entropy.
+        seed: of everything random in recovery.
         device: measures, or None.
         reference_ms: the dense network's latency, where a table fixes it.
         limits: absolute budget.
@@ -70,7 +73,9 @@ class Finisher:
         *,
         objective: str,
         train: Iterable[Any] | None,
-        recover: RecoverySettings | None,
+        recover: RecoverSettings | None,
+        loss: Loss | None,
+        seed: int,
         device: DeviceMeasure | None,
         reference_ms: float | None,
         limits: Budget,
@@ -82,6 +87,8 @@ class Finisher:
         self._objective = objective
         self._train = train
         self._recover = recover
+        self._loss = loss
+        self._seed = seed
         self._device = device
         self._reference_ms = reference_ms
         self._limits = limits
@@ -110,24 +117,37 @@ class Finisher:
         """Fine-tune a winner with distillation from the dense network, and measure it again."""
         if self._recover is None or self._train is None:
             return shipped
-        from autoprune.pruning.recover import recover
+        from autoprune.pruning.recover import Epoch, recover
 
-        self._progress.stage("recovering the winner")
+        settings = self._recover
+        self._progress.stage("recovering the winner", settings.epochs)
+
+        def tell(epoch: Epoch) -> None:
+            self._progress.step(
+                epoch.epoch,
+                settings.epochs,
+                f"{self._objective} {epoch.metrics[self._objective]:.4f}",
+            )
+
         with self._phases("recover"):
-            recovered = recover(
+            recovery = recover(
                 shipped.model,
                 self._evaluator.network.model,
                 self._train,
                 lambda model: evaluate_model(model, self._evaluate, self._objective),
-                settings=self._recover,
+                **settings.model_dump(),
+                loss=self._loss,
+                objective=self._objective,
+                seed=self._seed,
+                on_progress=tell,
             )
-        metrics = dict(recovered.metrics)
-        return self._measured(Shipped(shipped.trial, recovered.model.eval(), metrics))
+        self._progress.message(f"recovered: {recovery.reason}, epoch {recovery.best.epoch} is best")
+        return self._measured(replace(shipped, metrics=dict(recovery.best.metrics)))
 
     def _measured(self, shipped: Shipped) -> Shipped:
         if self._device is None:
             return shipped
-        self._progress.stage(f"measuring the exported network on {self._device.spec}")
+        self._progress.stage("measuring the exported network")
         with self._phases("export"):
             if self._dense_onnx is None:
                 self._dense_onnx = self._device.export(self._evaluator.network.model)

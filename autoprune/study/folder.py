@@ -102,6 +102,14 @@ class RunFolder:
         """The dense network that it was measured against."""
         return self.path / "dense.onnx"
 
+    def discard_unless_begun(self) -> None:
+        """Take back a run that failed before there was anything to resume."""
+        begun = self.journal.exists() and b'"event/' in self.journal.read_bytes()
+        if begun or self.table.exists():
+            return
+        for path in (self.config, self.journal, self.path / f"{self.journal.name}.lock"):
+            path.unlink(missing_ok=True)
+
     def write(self, path: Path, data: bytes | str) -> None:
         """Write one of the folder's files whole or not at all.
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost, Estimate
-from autoprune.core.errors import ProfilerError, RunError
+from autoprune.core.errors import EvaluationError, ProfilerError, RunError
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
-from autoprune.evaluate.local import LocalPool
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.projection import check_feasible
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
+from autoprune.study.remote import make_pool
 from autoprune.study.store import Event, Store
 from autoprune.study.verify import (
     MEASURED,
@@ -116,7 +116,12 @@ class Session:
             return dict(known.data["metrics"])
         self.progress.stage("evaluating the dense network")
         with self.phases("dense"):
-            metrics = evaluate_model(self.network.model, self.task.evaluate, self.config.objective)
+            try:
+                metrics = evaluate_model(
+                    self.network.model, self.task.evaluate, self.config.objective
+                )
+            except EvaluationError as error:
+                raise EvaluationError(f"on the dense network: {error}") from error
         self._record("dense", 0, {"metrics": metrics})
         return metrics
 
@@ -137,7 +142,7 @@ class Session:
             self.task.searcher or config.searcher.name, context, **config.searcher.options
         )
         self.progress.stage("searching", config.trials)
-        with LocalPool(evaluator) as pool:
+        with make_pool(self.task, evaluator) as pool:
             self.loop = Loop(
                 searcher,
                 self.cost_model,
@@ -249,9 +254,7 @@ class Session:
         else:
             if self.device is None:
                 raise ProfilerError("a budget on latency needs a device; give one by `device`")
-            self.progress.message(
-                f"measuring the {len(chosen)} best candidates on {self.device.spec}"
-            )
+            self.progress.message(f"measuring the {len(chosen)} best candidates")
             with self.phases("measure"):
                 found = measure_until_decided(
                     self.device.candidates, candidates, self.limits, self.reference_ms

@@ -91,7 +91,8 @@ def measure_table(
     from autoprune.cost.build import build_table
 
     settings = config.profile
-    progress.stage(f"measuring a latency table on {device.spec}", settings.candidates)
+    progress.message(f"device: {device.spec}")
+    progress.stage("measuring a latency table", settings.candidates)
     return build_table(
         network.kernels,
         device.for_table,

@@ -22,6 +22,7 @@ from autoprune.study.references import call_reference, function_reference
 
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance
+    from autoprune.pruning.recover import Loss
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
 
@@ -37,6 +38,7 @@ class Task:
         evaluate: the user's function.
         calibration: batches of inputs, or None.
         train: batches of (inputs, labels) for recovery, or None.
+        loss: of the network's output and the labels, or None for cross-entropy.
         searcher: a class or an instance, or None for the config's.
         importance: an object, or None for the config's.
         profiler: an object, or None for the config's device.
@@ -51,6 +53,7 @@ class Task:
     evaluate: Evaluator
     calibration: list[Any] | None = None
     train: Iterable[Any] | None = None
+    loss: Loss | None = None
     searcher: type[Searcher] | Searcher | None = None
     importance: Importance | None = None
     profiler: Profiler | None = None
@@ -78,6 +81,9 @@ def task_from_config(config: SearchConfig, base: Path) -> Task:
         evaluate=function_reference(evaluate_name.name, evaluate_name.options, base, "evaluate"),
         calibration=_batches(config.calibration, base, "calibration"),
         train=_iterable(config.train, base, "train"),
+        loss=None
+        if config.loss is None
+        else function_reference(config.loss.name, config.loss.options, base, "loss"),
         base=base,
     )
 

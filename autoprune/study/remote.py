@@ -1,0 +1,149 @@
+"""Where a search evaluates: in this process, or on workers that build their own evaluator."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.core.errors import AutopruneError, ConfigError
+from autoprune.evaluate.base import EvaluatorPool, Work
+from autoprune.evaluate.local import LocalPool
+
+if TYPE_CHECKING:
+    from autoprune.study.evaluation import CandidateEvaluator
+    from autoprune.study.task import Task
+
+
+def make_pool(task: Task, evaluator: CandidateEvaluator) -> EvaluatorPool:
+    """The pool that a task asks for.
+
+    Args:
+        task: whose config may ask for workers.
+        evaluator: evaluates in this process, where it asks for none.
+
+    Raises:
+        AutopruneError: as `RayPool`.
+    """
+    workers = task.config.workers
+    if workers is None:
+        return LocalPool(evaluator)
+    from autoprune.evaluate.ray import RayPool
+
+    threads = workers.threads or max(1, int(workers.resources.get("cpu", 1)))
+    return RayPool(
+        EvaluatorSource.of(task, threads),
+        workers.count,
+        address=workers.address,
+        resources=workers.resources,
+        timeout_s=workers.timeout_s,
+        retries=workers.retries,
+        ordered=workers.ordered,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluatorSource:
+    """Builds a task's evaluator in another process; the network is traced there again.
+
+    What a config names is imported there by its name; the network, its inputs, the calibration
+    batches and what was given as an object come along.
+
+    Attributes:
+        config: the task's, as JSON values.
+        base: relative paths of the config start here.
+        threads: of torch, for each worker.
+        payload: the task's objects, serialised.
+    """
+
+    config: dict[str, Any]
+    base: str
+    threads: int
+    payload: bytes
+
+    @classmethod
+    def of(cls, task: Task, threads: int) -> EvaluatorSource:
+        """Pack a task.
+
+        Raises:
+            ConfigError: an object can't be sent to another process.
+        """
+        from autoprune.evaluate.ray_cluster import import_ray
+
+        config = task.config
+        objects = {
+            "model": task.model,
+            "example_inputs": task.example_inputs,
+            "calibration": task.calibration,
+            "importance": task.importance,
+            "evaluate": None if config.evaluate is not None else task.evaluate,
+        }
+        import_ray()
+        from ray import cloudpickle
+
+        packed = {}
+        for name, value in objects.items():
+            try:
+                packed[name] = cloudpickle.dumps(value)
+            except Exception as error:  # A user's object: its own __reduce__ may raise anything.
+                raise ConfigError(
+                    f"{name} can't be sent to workers: {error}. It must be picklable: open files, "
+                    "locks and connections inside `evaluate`, or leave workers out"
+                ) from error
+        return cls(
+            config.model_dump(mode="json"), str(task.base), threads, cloudpickle.dumps(packed)
+        )
+
+    def __call__(self) -> Work:
+        """Build the evaluator; called in the worker."""
+        import pickle
+
+        import torch
+
+        from autoprune.graph import trace
+        from autoprune.study.config import validate
+        from autoprune.study.evaluation import CandidateEvaluator
+        from autoprune.study.references import function_reference, import_reference
+
+        torch.set_num_threads(self.threads)
+        base = Path(self.base)
+        config = validate(self.config, "the worker's config")
+        for folder in config.python_path:
+            place = str((base / folder).resolve())
+            if place not in sys.path:
+                sys.path.insert(0, place)
+        for what, named in (("model", config.model), ("calibration", config.calibration)):
+            if named is not None:
+                # Classes of the user's file must be there before their objects are unpacked.
+                import_reference(named.name, base, what)
+        # Bytes of our own process, through the object store; nothing is unpickled from a file.
+        packed: dict[str, bytes] = pickle.loads(self.payload)
+        objects = {name: _unpack(name, data) for name, data in packed.items()}
+        evaluate = objects["evaluate"]
+        if config.evaluate is not None:
+            named = config.evaluate
+            evaluate = function_reference(named.name, named.options, base, "evaluate")
+        network = trace(objects["model"], objects["example_inputs"])
+        return CandidateEvaluator(
+            network,
+            evaluate,
+            objective=config.objective,
+            importance=objects["importance"] or config.importance,
+            calibration=objects["calibration"] or (),
+            reconstruct=config.reconstruct,
+        )
+
+
+def _unpack(name: str, data: bytes) -> Any:
+    import pickle
+
+    try:
+        return pickle.loads(data)
+    except AutopruneError:
+        raise
+    except Exception as error:  # A user's object: what it imports may be missing on this node.
+        raise ConfigError(
+            f"{name} can't be unpacked on a worker: {type(error).__name__}: {error}. The modules "
+            "that it is made of must be importable on every node (python_path)"
+        ) from error
