@@ -62,11 +62,11 @@ def main() -> None:
         "obs": ReconstructionImportance(batches),
     }
     macs = AnalyticCost()
-    dense = macs.predict(network.workload(network.dense))
+    dense = macs.predict(network.workload(network.dense)).mean["macs"][0]
     print(f"dense {100 * cifar10.evaluate(network.model)['accuracy']:.2f}", flush=True)
     for stages in STAGES:
         candidate = by_stage(network, stages)
-        ratio = macs.predict(network.workload(candidate))["macs"].mean / dense["macs"].mean
+        ratio = macs.predict(network.workload(candidate)).mean["macs"][0] / dense
         for name, importance in importances.items():
             selection = select(network, candidate, importance)
             model = apply(network, selection)
@@ -80,7 +80,7 @@ def main() -> None:
                 seconds = time.process_time() - start
                 line.append(f"{kind} {_top1(model)} ({seconds:.1f} s)")
             kept = ",".join(map(str, stages))
-            print(f"{kept:8} {float(ratio[0]):.2f} MACs  {name:3}  " + "  ".join(line), flush=True)
+            print(f"{kept:8} {ratio:.3f} MACs  {name:3}  " + "  ".join(line), flush=True)
 
 
 def _top1(model: torch.nn.Module) -> str:
