@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -107,7 +107,9 @@ class WorkerSettings(Settings):
 
     count: int = Field(ge=1, le=100_000)
     address: str | None = None
-    resources: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: {"cpu": 1})
+    resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: {"cpu": 1.0}
+    )
     threads: int | None = Field(default=None, ge=1)
     timeout_s: float | None = Field(default=None, gt=0)
     retries: int = Field(default=2, ge=0, le=100)

@@ -53,12 +53,14 @@ class EvaluatorSource:
     Attributes:
         config: the task's, as JSON values.
         base: relative paths of the config start here.
+        paths: this process's module path, which the worker's is extended by.
         threads: of torch, for each worker.
         payload: the task's objects, serialised.
     """
 
     config: dict[str, Any]
     base: str
+    paths: tuple[str, ...]
     threads: int
     payload: bytes
 
@@ -69,7 +71,7 @@ class EvaluatorSource:
         Raises:
             ConfigError: an object can't be sent to another process.
         """
-        from autoprune.evaluate.ray_cluster import import_ray
+        from autoprune.evaluate.ray_cluster import pack
 
         config = task.config
         objects = {
@@ -79,21 +81,16 @@ class EvaluatorSource:
             "importance": task.importance,
             "evaluate": None if config.evaluate is not None else task.evaluate,
         }
-        import_ray()
-        from ray import cloudpickle
-
         packed = {}
         for name, value in objects.items():
             try:
-                packed[name] = cloudpickle.dumps(value)
+                packed[name] = pack(value)
             except Exception as error:  # A user's object: its own __reduce__ may raise anything.
                 raise ConfigError(
                     f"{name} can't be sent to workers: {error}. It must be picklable: open files, "
                     "locks and connections inside `evaluate`, or leave workers out"
                 ) from error
-        return cls(
-            config.model_dump(mode="json"), str(task.base), threads, cloudpickle.dumps(packed)
-        )
+        return cls(config.model_dump(mode="json"), str(task.base), threads, pack(packed))
 
     def __call__(self) -> Work:
         """Build the evaluator; called in the worker."""
@@ -109,10 +106,7 @@ class EvaluatorSource:
         torch.set_num_threads(self.threads)
         base = Path(self.base)
         config = validate(self.config, "the worker's config")
-        for folder in config.python_path:
-            place = str((base / folder).resolve())
-            if place not in sys.path:
-                sys.path.insert(0, place)
+        sys.path.extend(path for path in self.paths if path not in sys.path)
         for what, named in (("model", config.model), ("calibration", config.calibration)):
             if named is not None:
                 # Classes of the user's file must be there before their objects are unpacked.

@@ -18,7 +18,7 @@ def test_a_folder_that_holds_a_run_is_not_begun_again(tmp_path):
 
 @pytest.mark.parametrize("place", ["nowhere", "."])
 def test_a_folder_without_a_run_is_not_opened(tmp_path, place):
-    with pytest.raises(RunError, match="holds no run|does not exist"):
+    with pytest.raises(RunError, match=r"holds no run|does not exist"):
         RunFolder.open(tmp_path / place)
 
 

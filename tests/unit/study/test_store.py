@@ -171,7 +171,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(RunError, match="No space left on device.*resume"):
+        with pytest.raises(RunError, match=r"No space left on device.*resume"):
             store.add(trial(3), "accuracy")
     assert [s.trial.number for s in Store(path, "run", UNITS).trials()][:3] == [0, 1, 2]
 

@@ -1,0 +1,128 @@
+import json
+import math
+
+import pytest
+
+from autoprune.core.budget import Budget
+from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Cost, Estimate
+from autoprune.core.device import Measurement
+from autoprune.core.trial import Trial
+from autoprune.study.verify import Verification, holds, measure_until_decided, ranked
+
+BUDGET = Budget(latency_ms=5.0, macs=100)
+
+
+def measurement(ratio, half=0.01, key="a"):
+    return Measurement(
+        key,
+        latency_ms=ratio * 12.0,
+        latency_interval_ms=((ratio - half) * 12.0, (ratio + half) * 12.0),
+        ratio=ratio,
+        ratio_interval=(ratio - half, ratio + half),
+        samples_ms=(1.0, 2.0),
+        reference_ms=(12.0, 12.0),
+        stopped="interval",
+    )
+
+
+def predicted(macs=90.0):
+    return Cost({"latency_ms": Estimate(4.0, 0.2, "table"), "macs": Estimate(macs)})
+
+
+def test_latency_is_the_ratio_times_the_fixed_reference():
+    found = Verification(measurement(0.45), reference_ms=10.0)
+    assert found.latency_ms == pytest.approx(4.5)
+    assert found.interval_ms == pytest.approx((4.4, 4.6))
+    cost = found.cost(predicted())
+    assert cost.latency_ms == pytest.approx(4.5)
+    assert cost.estimates["latency_ms"].source == "measured"
+    assert cost.estimates["latency_ms"].std == pytest.approx(0.1 / 1.959964)
+    assert cost.macs == 90.0
+
+
+def test_the_upper_bound_decides():
+    assert holds(Verification(measurement(0.48), 10.0).violations(BUDGET, predicted()))
+    over = Verification(measurement(0.495), 10.0).violations(BUDGET, predicted())
+    assert over["latency_ms"] == pytest.approx(0.01)
+    assert not holds(over)
+
+
+def test_exact_counts_are_compared_as_they_are():
+    found = Verification(measurement(0.4), 10.0)
+    assert holds(found.violations(BUDGET, predicted(100.0)))
+    assert not holds(found.violations(BUDGET, predicted(101.0)))
+
+
+def test_what_could_not_be_measured_breaks_the_budget():
+    failed = Verification(Measurement("a", error="no session"), math.nan)
+    assert failed.violations(BUDGET, predicted())["latency_ms"] == math.inf
+    assert "energy_mj" in Verification(measurement(0.4), 10.0).violations(
+        Budget(energy_mj=1.0), predicted()
+    )
+
+
+def test_undecided_is_an_interval_that_holds_the_bound():
+    assert Verification(measurement(0.495), 10.0).undecided(BUDGET)
+    assert not Verification(measurement(0.48), 10.0).undecided(BUDGET)
+    assert not Verification(measurement(0.52), 10.0).undecided(BUDGET)
+    assert not Verification(measurement(0.495), 10.0).undecided(Budget(macs=1.0))
+
+
+@pytest.mark.parametrize("found", [measurement(0.4), Measurement("a", error="no session")])
+def test_through_json_and_back(found):
+    verification = Verification(found, 10.0)
+    data = json.loads(json.dumps(verification.to_dict(), allow_nan=False))
+    again = Verification.from_dict(data)
+    assert again.to_dict() == verification.to_dict()
+    assert again.measurement.ok == found.ok
+    if found.ok:
+        assert again == verification
+
+
+def test_undecided_ones_alone_are_measured_again_and_longer():
+    candidates = [Candidate.of({"a": n}) for n in (1, 2, 3)]
+    asked = []
+
+    def measure(some, effort):
+        asked.append(([c["a"] for c in some], effort))
+        ratio = {1: 0.4, 2: 0.495, 3: 0.6}
+        return [measurement(ratio[c["a"]], 0.01 / effort, c.key) for c in some]
+
+    found = measure_until_decided(measure, candidates, BUDGET, 10.0)
+    assert asked == [([1, 2, 3], 1.0), ([2], 3.0)]
+    assert [holds(v.violations(BUDGET, predicted())) for v in found] == [True, True, False]
+
+
+def test_measuring_ends_even_if_it_stays_undecided():
+    asked = []
+
+    def measure(some, effort):
+        asked.append(effort)
+        return [measurement(0.5, 0.01)]
+
+    found = measure_until_decided(measure, [Candidate.of({"a": 1})], BUDGET, 10.0)
+    assert asked == [1.0, 3.0, 9.0]
+    assert not holds(found[0].violations(BUDGET, predicted()))
+
+
+def test_without_a_fixed_reference_the_one_measured_counts():
+    found = measure_until_decided(
+        lambda some, effort: [measurement(0.4)], [Candidate.of({"a": 1})], BUDGET, None
+    )
+    assert found[0].reference_ms == pytest.approx(12.0)
+
+
+def test_ranking_takes_each_candidate_once_and_no_failures():
+    def trial(number, kept, accuracy, error=None):
+        metrics = {} if error else {"accuracy": accuracy}
+        return Trial(number, Candidate.of({"a": kept}), predicted(), metrics=metrics, error=error)
+
+    trials = [
+        trial(0, 1, 0.5),
+        trial(1, 2, 0.9),
+        trial(2, 2, 0.9),
+        trial(3, 3, 0.9),
+        trial(4, 4, 0, "x"),
+    ]
+    assert [t.number for t in ranked(trials, "accuracy")] == [1, 3, 0]
