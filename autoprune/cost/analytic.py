@@ -64,9 +64,7 @@ class _Counter:
     def of(cls, graph: KernelGraph) -> _Counter:
         products = _Products(graph)
         columns = [
-            products.column(
-                (t.coefficient / graph.batch, t.sizes) for k in graph.kernels for t in k.macs
-            ),
+            products.column((t.coefficient, t.sizes) for k in graph.kernels for t in k.macs),
             products.column((1.0, b.shape) for b in graph.parameters if b.trainable),
             products.column((float(b.itemsize), b.shape) for b in graph.parameters),
         ]
@@ -91,7 +89,7 @@ class _Counter:
         alive = values @ self.live
         activations = alive.max(axis=1) if alive.shape[1] else np.zeros(len(workloads))
         return {
-            "macs": macs,
+            "macs": macs / workloads.graph.batch,
             "params": params,
             "weight_bytes": weight_bytes,
             "activation_bytes": activations,

@@ -20,6 +20,8 @@ from autoprune.cost.table import LatencyTable
 
 #: Candidates of the first batch, of each later one, and how many of each are held out.
 _FIRST, _NEXT, _HELD = 24, 8, 0.25
+#: So many held-out candidates at least before their error is believed.
+_ENOUGH = 10
 
 
 class Measure(Protocol):
@@ -96,7 +98,7 @@ def build_table(
     *,
     candidates: int = 48,
     budget_s: float = 300.0,
-    target_error: float = 0.02,
+    target_error: float = 0.015,
     choices: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -169,7 +171,7 @@ def build_table(
             report = accuracy(table, graph, np.vstack(held_kept), held)
             tell(done, candidates, f"median error {report.median_error:.1%}")
             goal = max(target_error, report.noise if np.isfinite(report.noise) else 0.0)
-            if report.candidates >= 6 and report.median_error <= goal:
+            if report.candidates >= _ENOUGH and report.median_error <= goal:
                 stopped = "error"
                 break
         if time.monotonic() - started + took * _NEXT / size > budget_s:

@@ -1,9 +1,10 @@
 """From summed kernel times to the latency of the whole network, learned from end-to-end runs.
 
 What kernels do not explain (launches, caches, what the runtime's own profiler costs) is a Gaussian
-process on top of the sum: an offset and a slope, a factor for each kernel signature, a smooth
-function of what is kept, and what is particular to a single candidate. The last makes the standard
-deviation honest for candidates never run, and lets one that was run be predicted as measured.
+process on top of the sum, relative to it: an offset and a slope, a factor for each kernel
+signature, a smooth function of what is kept, and what is particular to a single candidate. The
+last makes the standard deviation honest for candidates never run, and lets one that was run be
+predicted as measured.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from scipy.optimize import minimize
 
 from autoprune.core.cost import Floats
 
-#: Prior medians of the standard deviations, in units of the reference's latency: offset, slope,
+#: Prior medians of the standard deviations: offset (in units of the reference's latency), slope,
 #: factor of a signature, network, smooth, single candidate; last a factor on the stated noise.
 _PRIOR = np.log([0.02, 0.05, 0.1, 0.02, 0.01, 0.01, 1.0])
-_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.4])
+_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.25])
 #: Length scale of the smooth part: root mean square difference of kept fractions.
 _LENGTH = 0.15
+#: Sums below this fraction of the reference count as this, where they divide.
+_SMALLEST = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +55,21 @@ class EndToEnd:
         points: N candidates that were measured.
         ratio: (N,) their latency over the reference's.
         noise: (N,) standard deviation of each ratio.
+        factor: prior standard deviation of a part's factor: small where kernels were timed, large
+            where they are guessed.
     """
 
-    def __init__(self, points: Points, ratio: Floats, noise: Floats) -> None:
+    def __init__(
+        self, points: Points, ratio: Floats, noise: Floats, *, factor: float = 0.1
+    ) -> None:
         self._points = points
-        self._noise = np.maximum(noise, 1e-4)
-        self._residual = ratio - points.total
+        scale = np.maximum(points.total, _SMALLEST)
+        self._noise = np.maximum(noise / scale, 1e-4)
+        self._residual = (ratio - points.total) / scale
         self._terms = _terms(points, points)
-        start = _PRIOR.copy()
+        self._prior = _PRIOR.copy()
+        self._prior[2] = np.log(factor)
+        start = self._prior.copy()
         found = minimize(self._loss, start, method="L-BFGS-B", options={"maxiter": 60})
         self._theta = found.x if np.isfinite(found.fun) else start
         gram = self._gram(self._theta)
@@ -75,14 +85,14 @@ class EndToEnd:
 
     def _loss(self, theta: Floats) -> float:
         """Negative log posterior of the hyper-parameters."""
-        if np.abs(theta - _PRIOR).max() > 6:
+        if np.abs(theta - self._prior).max() > 6:
             return 1e9
         try:
             factor = cho_factor(self._gram(theta), lower=True)
         except np.linalg.LinAlgError:
             return 1e9
         fit = 0.5 * self._residual @ cho_solve(factor, self._residual)
-        prior = 0.5 * (((theta - _PRIOR) / _PRIOR_SPREAD) ** 2).sum()
+        prior = 0.5 * (((theta - self._prior) / _PRIOR_SPREAD) ** 2).sum()
         return float(fit + np.log(np.diag(factor[0])).sum() + prior)
 
     def _widening(self, gram: Floats) -> float:
@@ -97,15 +107,16 @@ class EndToEnd:
         """Mean and standard deviation of the ratio, each (N,)."""
         variances = np.exp(2 * self._theta[:6])
         cross = np.tensordot(variances, _terms(points, self._points), axes=1)
-        mean = points.total + cross @ self._alpha
+        scale = np.maximum(points.total, _SMALLEST)
+        mean = points.total + scale * (cross @ self._alpha)
         own = (
-            variances[0]
-            + variances[1] * points.total**2
-            + variances[2] * (points.parts**2).sum(axis=1)
+            variances[0] / scale**2
+            + variances[1]
+            + variances[2] * ((points.parts / scale[:, None]) ** 2).sum(axis=1)
             + variances[3:].sum()
         )
         explained = (cross * cho_solve(self._factor, cross.T).T).sum(axis=1)
-        std = self.widening * np.sqrt(np.maximum(own - explained, 1e-8))
+        std = self.widening * scale * np.sqrt(np.maximum(own - explained, 1e-8))
         return mean, std
 
 
@@ -121,11 +132,12 @@ def _terms(a: Points, b: Points) -> Floats:
         distance = np.maximum(squared, 0.0) / max(x.shape[1], 1)
         smooth[np.ix_(i, j)] = np.exp(-0.5 * distance / _LENGTH**2)
         equal[np.ix_(i, j)] = distance < 1e-12
+    one, two = np.maximum(a.total, _SMALLEST), np.maximum(b.total, _SMALLEST)
     return np.stack(
         [
+            1.0 / (one[:, None] * two[None, :]),
             np.ones_like(same),
-            a.total[:, None] * b.total[None, :],
-            a.parts @ b.parts.T,
+            (a.parts / one[:, None]) @ (b.parts / two[:, None]).T,
             same,
             smooth,
             equal,

@@ -202,7 +202,7 @@ def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int],
 
 def _work_features(kernels: Sequence[KernelLayout], x: Ints) -> Floats:
     """(N, K, 7) a constant, and the work with exact channel counts and in blocks of 16."""
-    exact, blocked = work(kernels, x), work(kernels, x, 16)
+    exact, blocked = work(kernels, x), work(kernels, x, (16, 16))
     return np.concatenate([np.ones((*exact.shape[:2], 1)), exact, blocked], axis=2)
 
 

@@ -88,6 +88,14 @@ class Layout:
             result.setdefault(kernel.signature, []).append(index)
         return {s: np.array(i, dtype=np.intp) for s, i in result.items()}
 
+    def touching(self, group: int) -> Layout:
+        """The kernels alone whose channel counts a group (by index) changes."""
+        return Layout(
+            self.groups,
+            self.units,
+            tuple(k for k in self.kernels if any(group in row for row in k.weight)),
+        )
+
     def channels(self, indices: Sequence[int] | npt.NDArray[np.intp], kept: Ints) -> Ints:
         """(N, len(indices), D) channel counts of kernels of one signature.
 
@@ -272,14 +280,16 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def work(kernels: Sequence[KernelLayout], x: Ints, block: int = 1) -> Floats:
+def work(kernels: Sequence[KernelLayout], x: Ints, blocks: tuple[int, int] = (1, 1)) -> Floats:
     """(N, K, 3) multiply-accumulates, elements read, elements written, of blocked channels.
 
     Args:
         kernels: K of them, of one signature.
         x: (N, K, D) channel counts.
-        block: channel counts are rounded up to multiples of this.
+        blocks: the first count, and all others, are rounded up to multiples of these.
     """
+    block = np.full(x.shape[2], blocks[1], dtype=np.int64)
+    block[0] = blocks[0]
     blocked = (-(-x // block) * block).astype(np.float64)
     macs = np.array([k.macs for k in kernels]) * blocked.prod(axis=2)
     read = np.array([k.elements[0] for k in kernels]) * blocked[:, :, 0]

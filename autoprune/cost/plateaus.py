@@ -8,7 +8,7 @@ from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 
 
-def right_edges(counts: Ints, cost: Floats, tolerance: float, choices: int) -> list[int]:
+def right_edges(counts: Ints, cost: Floats, tolerance: float | Floats, choices: int) -> list[int]:
     """The kept counts worth offering.
 
     Going down from the dense count, a count is kept where it is cheaper than every larger one
@@ -19,15 +19,16 @@ def right_edges(counts: Ints, cost: Floats, tolerance: float, choices: int) -> l
     Args:
         counts: (M,) rising kept counts, the last of them dense.
         cost: (M,) their cost.
-        tolerance: differences below it are noise.
+        tolerance: differences below it are noise; (M,) where it depends on the count.
         choices: at most this many, 2 or more.
 
     Returns:
         Rising kept counts.
     """
+    below = cost + tolerance
     keep = [len(counts) - 1]
     for i in range(len(counts) - 2, -1, -1):
-        if cost[i] < cost[keep[-1]] - tolerance:
+        if below[i] < cost[keep[-1]]:
             keep.append(i)
     if keep[-1] != 0:
         keep.append(0)

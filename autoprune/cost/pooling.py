@@ -12,6 +12,9 @@ from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.layout import KernelLayout, Layout
 
+#: Usual relative deviations: of one kernel in one run, and of a whole run from the others.
+_KERNEL_NOISE, _DRIFT = 0.03, 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -110,6 +113,11 @@ def run_scales(pools: Mapping[str, Pool], runs: Sequence[Run], rounds: int = 8) 
     for _ in range(rounds):
         level = _medians(cell, logs - scale[of_run], np.ones_like(logs), offset)
         scale = _medians(of_run, logs - level[cell], weights, len(runs))
+    # A run that shares few kernels with others says little of its own slowness.
+    total = np.bincount(of_run, weights, minlength=len(runs))
+    squares = np.bincount(of_run, weights**2, minlength=len(runs))
+    number = total**2 / np.maximum(squares, 1e-300)
+    scale *= number / (number + (_KERNEL_NOISE / _DRIFT) ** 2)
     dense = [i for i, r in enumerate(runs) if r.dense]
     return np.asarray(np.exp(scale - (np.mean(scale[dense]) if dense else np.mean(scale))))
 

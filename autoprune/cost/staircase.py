@@ -41,6 +41,7 @@ _EMBEDDINGS = (
 )
 _LENGTHS = (0.3, 1.0, 3.0, 9.0)
 _OWN = (0.05, 0.3)
+_FOLDS = 5
 
 
 def basis(x: npt.NDArray[np.integer] | Floats) -> Floats:
@@ -85,30 +86,61 @@ class Staircase:
     def __init__(self, x: Ints, y: Floats, noise: Floats, *, choose: bool = True) -> None:
         self.low, self.high = x.min(axis=0), x.max(axis=0)
         self._known = {tuple(row) for row in x.tolist()}
-        self._floor = floor = max(0.02 * float(y.max()), 1e-12)
-        weight = 1.0 / (y + floor)
+        self._floor = max(0.02 * float(y.max()), 1e-12)
         # One or two points: proportional to the product of the channel counts.
-        features = basis(x) if len(x) >= 3 else _volume(x)[:, None]
         self._few = len(x) < 3
-        self._norm = np.maximum(features.max(axis=0), 1e-12)
-        self._coefficients = fit_nonnegative(features / self._norm * weight[:, None], y * weight)
         pick = np.arange(len(x))
         if len(x) > _POINTS:
             pick = np.lexsort(x.T[::-1])[np.linspace(0, len(x) - 1, _POINTS).astype(int)]
-        self._grid = (_EMBEDDINGS, _LENGTHS, _OWN) if choose else (_EMBEDDINGS[:1], (1.0,), (0.3,))
         self._index = {tuple(row): i for i, row in enumerate(x[pick].tolist())}
-        mean = self._mean(x[pick])
-        scale = mean + floor
-        self._condition(x[pick], (y[pick] - mean) / scale, noise[pick] / scale)
+        self._grid = (_EMBEDDINGS, _LENGTHS, _OWN) if choose else (_EMBEDDINGS[:1], (1.0,), (0.3,))
+        self._least = 0.002 if len(x) >= 6 else 0.1  # a few points tell nothing of the others
+        features = self._features(x)
+        self._norm = np.maximum(features.max(axis=0), 1e-12)
+        self._coefficients = self._fit_mean(features, y)
+        mean = features @ self._coefficients
+        scale = mean + self._floor
+        residual = (y - mean) / scale
+        self._condition(x[pick], residual[pick], (noise / scale)[pick])
+        self._widening = 1.0
+        if choose and len(pick) >= 15:
+            self._widening = self._cross_validated(features[pick], y[pick], noise[pick])
+
+    def _features(self, x: Ints) -> Floats:
+        return _volume(x)[:, None] if self._few else basis(x)
+
+    def _fit_mean(self, features: Floats, y: Floats) -> Floats:
+        weight = 1.0 / (y + self._floor)
+        scaled = features / self._norm * weight[:, None]
+        return np.asarray(fit_nonnegative(scaled, y * weight) / self._norm)
+
+    def _cross_validated(self, features: Floats, y: Floats, noise: Floats) -> float:
+        """Factor by which errors at points left out exceed their intervals (at least 1).
+
+        The likelihood can't know it: the mean was fitted to the same points.
+        """
+        fold = np.random.default_rng(0).permutation(len(y)) % _FOLDS
+        correlation = _matern(_distance(self._where, self._where) / self._length)
+        z = np.zeros(len(y))
+        for k in range(_FOLDS):
+            out, rest = fold == k, fold != k
+            mean = features @ self._fit_mean(features[rest], y[rest])
+            scale = mean + self._floor
+            residual, error = (y - mean) / scale, noise / scale
+            factor, alpha, _, _ = self._solve(
+                correlation[np.ix_(rest, rest)], self._own, residual[rest], error[rest]
+            )
+            cross = correlation[np.ix_(out, rest)]
+            left = 1.0 + self._own**2 - (cross * cho_solve(factor, cross.T).T).sum(axis=1)
+            std = np.sqrt(self._variance * np.maximum(left, 1e-6) + error[out] ** 2)
+            z[out] = np.abs(residual[out] - cross @ alpha) / std
+        return float(np.clip(np.quantile(z, 0.9) / 1.645, 1.0, 4.0))
 
     def _mean(self, x: Ints) -> Floats:
-        features = _volume(x)[:, None] if self._few else basis(x)
-        return np.asarray(features / self._norm @ self._coefficients, dtype=np.float64)
+        return np.asarray(self._features(x) @ self._coefficients, dtype=np.float64)
 
     def _condition(self, x: Ints, residual: Floats, noise: Floats) -> None:
         """Choose the process by its likelihood (the amplitude in closed form) and condition it."""
-        # A few points tell nothing of how far off others are.
-        self._least = 0.002 if len(x) >= 6 else 0.1
         some = np.arange(len(x))
         if len(x) > _CHOOSING:
             some = np.random.default_rng(0).permutation(len(x))[:_CHOOSING]
@@ -162,7 +194,8 @@ class Staircase:
         solved = cho_solve(self._factor, cross.T)
         unexplained = 1.0 + self._own**2 - (cross * solved.T).sum(axis=1)
         value = np.maximum(mean + scale * (cross @ self._alpha), 0.0)
-        return value, scale * np.sqrt(self._variance * np.maximum(unexplained, 1e-6))
+        relative = self._widening * np.sqrt(self._variance * np.maximum(unexplained, 1e-6))
+        return value, scale * relative
 
 
 def _embed(x: Ints, block: int, multiple: int, weight: float) -> Floats:

@@ -189,6 +189,7 @@ class LatencyTable(CostModel):
                 f"minimum of group {group!r} must be between 1 and {units}, got {minimum}"
             )
         counts = np.arange(minimum, units + 1, dtype=np.int64)
+        own = self.layout(graph).touching(column)
         edges: set[int] = set()
         # Groups that share a tensor add their channels up, so that a group's edges shift with
         # the others: they are looked for beside a dense network and beside pruned ones.
@@ -196,8 +197,10 @@ class LatencyTable(CostModel):
             others = np.maximum(1, np.rint(graph.units * fraction)).astype(np.int64)
             kept = np.repeat(others[None], len(counts), axis=0)
             kept[:, column] = counts
-            cost = self._fit().kernels.predict(self.layout(graph), kept).total
-            tolerance = max(within, 0.02 * float(cost.max() - cost.min()))
+            sums = self._fit().kernels.predict(own, kept)
+            cost = sums.total
+            least = max(within, 0.02 * float(cost.max() - cost.min()))
+            tolerance = least + np.sqrt(sums.variance)
             edges |= set(right_edges(counts, cost, tolerance, max(2, choices)))
             if fraction == 1.0:
                 dense = cost
@@ -272,6 +275,7 @@ class LatencyTable(CostModel):
             Points(np.stack(parts), np.array(network, dtype=np.intp), fraction),
             np.array(ratio),
             np.array(noise),
+            factor=0.1 if runs else 1.0,
         )
         return _Fit(kernels, whole, numbers, float(np.median(variance)))
 

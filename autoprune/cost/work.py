@@ -13,7 +13,7 @@ from autoprune.cost.layout import HEAVY, Layout, work
 
 #: Blocks of channels whose work an end-to-end fit may choose between, and what an element read or
 #: written weighs against a multiply-accumulate.
-_BLOCKS, _ELEMENT = (1, 8, 16), 8.0
+_BLOCKS, _ELEMENT = ((1, 1), (1, 16), (8, 8), (16, 16)), 8.0
 
 
 class WorkModel:

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cost_devices import DEVICE, FakeDevice, chain
+
+from autoprune.core import Candidate, KernelGraph, Measurement
+from autoprune.core.errors import CandidateError, ProfilerError, TableError
+from autoprune.cost.build import accuracy, build_table
+from autoprune.cost.cover import covering
+from autoprune.cost.table import LatencyTable
+
+
+def random_kept(graph: KernelGraph, count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, graph.units + 1, (count, len(graph.units)))
+
+
+def errors(table: LatencyTable, device: FakeDevice, kept: np.ndarray) -> tuple[np.ndarray, ...]:
+    truth = np.array([device.ratio(c) for c in device.graph.instantiate(kept).candidates()])
+    mean, std, source = table.predict_ratio(table.layout(device.graph), kept)
+    return np.abs(mean / truth - 1), np.abs(mean - truth) <= 1.645 * std, source
+
+
+@pytest.fixture(scope="module")
+def built() -> tuple[KernelGraph, FakeDevice, LatencyTable]:
+    graph = chain((32, 32, 48, 64))
+    device = FakeDevice(graph, noise=0.02)
+    table = build_table(
+        graph, device.measure, DEVICE, candidates=32, target_error=0.0, budget_s=1e9
+    )
+    return graph, device, table
+
+
+def test_predictions_come_close_to_the_noise(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, device, table = built
+    error, inside, source = errors(table, device, random_kept(graph, 200, 5))
+    assert np.median(error) < 0.02
+    assert np.quantile(error, 0.9) < 0.06
+    assert np.mean(inside) >= 0.8
+    assert set(source) <= {0, 1, 2}
+
+
+def test_it_tells_its_own_error(built: tuple[KernelGraph, FakeDevice, LatencyTable]) -> None:
+    _, device, table = built
+    told = table.info["accuracy"]
+    assert told["candidates"] == 8
+    assert 0 < told["median_error"] < 0.05
+    assert told["median_error"] <= told["p90_error"]
+    assert told["spearman"] > 0.95
+    assert 0.005 < told["noise"] < 0.05
+    assert table.info["build"]["candidates"] == 32
+    assert device.calls == [25, 9]
+
+
+def test_the_dense_network_costs_the_reference(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, device, table = built
+    cost = table.predict(graph.workloads([graph.dense]))[0]
+    assert cost.latency_ms == pytest.approx(table.reference_ms, rel=0.005)
+    assert table.reference_ms == pytest.approx(device.dense)
+    assert table.metrics == ("latency_ms",)
+
+
+def test_edges_are_those_of_the_device(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, _, table = built
+    # The last group's output goes to the cheap linear layer alone: a plain staircase.
+    assert table.plateau_edges(graph, "layer3") == [1, 16, 32, 48, 64]
+    # Where the count also feeds another convolution it slopes; the steps are still offered.
+    edges = table.plateau_edges(graph, "layer2")
+    assert {1, 16, 32, 48} <= set(edges)
+    assert len(table.plateau_edges(graph, "layer2", choices=4)) == 4
+    assert table.plateau_edges(graph, "layer3", minimum=16) == [16, 32, 48, 64]
+
+
+def test_edges_refuse_what_is_not_there(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, _, table = built
+    with pytest.raises(CandidateError, match="'nothing'"):
+        table.plateau_edges(graph, "nothing")
+    with pytest.raises(CandidateError, match="between 1 and 64, got 65"):
+        table.plateau_edges(graph, "layer3", minimum=65)
+
+
+def test_more_candidates_make_a_better_table() -> None:
+    graph = chain((32, 48, 64))
+    found = []
+    for count in (12, 48):
+        error = []
+        for seed in range(3):
+            device = FakeDevice(graph, noise=0.02, seed=seed)
+            table = build_table(
+                graph, device.measure, DEVICE, candidates=count, target_error=0.0, budget_s=1e9,
+                seed=seed,
+            )  # fmt: skip
+            error.append(np.mean(errors(table, device, random_kept(graph, 100, 9))[0]))
+        found.append(np.mean(error))
+    assert found[1] < 0.7 * found[0]
+
+
+def test_without_kernel_times_the_end_to_end_ratios_are_enough() -> None:
+    graph = chain((32, 32, 48, 64))
+    device = FakeDevice(graph, noise=0.01, kernels=False)
+    table = build_table(
+        graph, device.measure, DEVICE, candidates=48, target_error=0.0, budget_s=1e9
+    )
+    error, inside, _ = errors(table, device, random_kept(graph, 100, 5))
+    assert np.median(error) < 0.05
+    assert np.mean(inside) >= 0.75
+
+
+def test_update_corrects_the_candidate_and_leans_its_neighbours(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph = built[0]
+    table = build_table(
+        graph, FakeDevice(graph, noise=0.02).measure, DEVICE, candidates=24, budget_s=1e9
+    )
+    kept = np.array([[16, 16, 32, 32]])
+    near, far = np.array([[16, 16, 32, 31]]), np.array([[2, 3, 4, 5]])
+    layout = table.layout(graph)
+    before = [table.predict_ratio(layout, k)[0][0] for k in (kept, near, far)]
+    shifted = before[0] * 1.08
+    measured = Measurement(
+        "x", latency_ms=1.0, ratio=shifted, ratio_interval=(shifted * 0.998, shifted * 1.002)
+    )
+    table.update(graph.instantiate(kept), [measured])
+    after = [table.predict_ratio(layout, k)[0][0] for k in (kept, near, far)]
+    assert after[0] == pytest.approx(shifted, rel=0.006)
+    assert before[1] < after[1] <= shifted * 1.01
+    assert abs(after[2] / before[2] - 1) < 0.06
+    std = table.predict_ratio(layout, kept)[1][0]
+    assert std < 0.01
+    assert table.observations[-1].origin == "verified"
+
+
+def test_failed_measurements_are_left_out(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, _, table = built
+    count = len(table.observations)
+    failed = [Measurement("x", error="no"), Measurement("y", ratio=float("nan"))]
+    table.update(graph.instantiate(random_kept(graph, 2, 0)), failed)
+    assert len(table.observations) == count
+    with pytest.raises(CandidateError, match="got 1 for 2"):
+        table.update(graph.instantiate(random_kept(graph, 2, 0)), failed[:1])
+
+
+def test_another_network_on_the_same_kernels_is_predicted() -> None:
+    graph, other = chain((32, 48, 64)), chain((48, 48, 64, 64))
+    device = FakeDevice(graph, noise=0.01)
+    table = build_table(graph, device.measure, DEVICE, candidates=40, budget_s=1e9)
+    strange = FakeDevice(other)
+    kept = random_kept(other, 40, 2)
+    truth = np.array([strange.latency(c) for c in other.instantiate(kept).candidates()])
+    mean = table.predict_ratio(table.layout(other), kept)[0]
+    assert np.median(np.abs(mean * table.reference_ms / truth - 1)) < 0.1
+    assert not table.knows(other)
+    assert table.knows(graph)
+
+
+def test_a_signature_never_measured_is_an_extrapolation_and_says_so() -> None:
+    graph, larger = chain((32, 48)), chain((32, 48), size=16)
+    device = FakeDevice(graph, noise=0.01)
+    table = build_table(graph, device.measure, DEVICE, candidates=24, budget_s=1e9)
+    costs = table.predict(larger.workloads([larger.dense]))
+    assert costs.source["latency_ms"].tolist() == ["extrapolated"]
+    own = table.predict(graph.workloads([graph.dense]))
+    assert costs.std["latency_ms"][0] > 10 * own.std["latency_ms"][0]
+    assert costs.mean["latency_ms"][0] > 2 * own.mean["latency_ms"][0]
+
+
+def test_source_of_a_measured_candidate_is_the_table(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, _, table = built
+    assert table.predict(graph.workloads([graph.dense]))[0].estimates["latency_ms"].source == (
+        "table"
+    )
+
+
+def test_the_same_seed_gives_the_same_table() -> None:
+    graph = chain((16, 32))
+    tables = [
+        build_table(graph, FakeDevice(graph, noise=0.02).measure, DEVICE, candidates=10)
+        for _ in range(2)
+    ]
+    assert tables[0].observations == tables[1].observations
+
+
+def test_builder_stops_at_the_error_or_the_time() -> None:
+    graph = chain((16, 32))
+    device = FakeDevice(graph, noise=0.01)
+    told: list[tuple[int, int, str]] = []
+    table = build_table(
+        graph, device.measure, DEVICE, candidates=60, target_error=0.2,
+        on_progress=lambda *step: told.append(step),
+    )  # fmt: skip
+    assert table.info["build"]["stopped"] == "error"
+    assert table.info["build"]["candidates"] == 40
+    assert told[0][:2] == (0, 60)
+    short = build_table(
+        graph, device.measure, DEVICE, candidates=60, target_error=0.0, budget_s=0.0
+    )
+    assert short.info["build"]["stopped"] == "time"
+
+
+def test_builder_refuses_what_can_not_work() -> None:
+    graph = chain((16, 32))
+    device = FakeDevice(graph)
+    with pytest.raises(TableError, match="8 candidates or more, got 3"):
+        build_table(graph, device.measure, DEVICE, candidates=3)
+    device.broken.add(graph.dense.key)
+    with pytest.raises(ProfilerError, match="it failed"):
+        build_table(graph, device.measure, DEVICE, candidates=8)
+
+
+def test_builder_refuses_a_table_of_mostly_failures() -> None:
+    graph = chain((16, 32))
+    device = FakeDevice(graph)
+    plan = covering(graph, 8, np.random.default_rng(0))
+    keys = [c.key for c in graph.instantiate(plan).candidates()]
+    device.broken.update([k for k in keys if k != graph.dense.key][:6])
+    with pytest.raises(TableError, match="6 of 8 failed"):
+        build_table(graph, device.measure, DEVICE, candidates=8)
+
+
+def test_an_empty_table_says_so() -> None:
+    table = LatencyTable(DEVICE, 1.0)
+    graph = chain()
+    with pytest.raises(TableError, match="has none"):
+        table.predict(graph.workloads([graph.dense]))
+    with pytest.raises(TableError, match="above 0, got nan"):
+        LatencyTable(DEVICE, float("nan"))
+
+
+def test_covering_covers_sizes_and_counts() -> None:
+    graph = chain((16, 64, 64))
+    kept = covering(graph, 60, np.random.default_rng(0))
+    assert (kept >= 1).all()
+    assert (kept <= graph.units).all()
+    assert len(set(kept[:, 0])) >= 12
+    share = (kept / graph.units).mean(axis=1)
+    assert share.min() < 0.15
+    assert share.max() > 0.85
+    choices = {"layer0": [4, 16], "layer1": [8, 64], "layer2": [64]}
+    fixed = covering(graph, 20, np.random.default_rng(0), choices)
+    assert {tuple(sorted(set(column))) for column in fixed.T} == {(4, 16), (8, 64), (64,)}
+    with pytest.raises(CandidateError, match="between 1 and 16"):
+        covering(graph, 5, np.random.default_rng(0), {"layer0": [17]})
+    with pytest.raises(CandidateError, match="unknown: \\['other'\\]"):
+        covering(graph, 5, np.random.default_rng(0), {"other": [1]})
+
+
+def test_accuracy_needs_a_measurement(
+    built: tuple[KernelGraph, FakeDevice, LatencyTable],
+) -> None:
+    graph, _, table = built
+    with pytest.raises(TableError, match="none succeeded"):
+        accuracy(table, graph, graph.units[None], [Measurement("x", error="no")])
+    assert isinstance(graph.dense, Candidate)
