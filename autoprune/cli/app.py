@@ -43,6 +43,20 @@ Device = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice.")]
 
+Workers = Annotated[
+    int | None, typer.Option(help="Evaluate on so many Ray workers, on this machine.", min=1)
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Cluster that has the workers: auto, host:port or ray://host:port."),
+]
+
+
+def worker_settings(workers: int | None, ray_address: str | None) -> list[str]:
+    """`--workers` and `--ray-address` as overrides; what the config says of workers else stays."""
+    found = [] if workers is None else [f"workers.count={workers}"]
+    return found + ([] if ray_address is None else [f"workers.address={ray_address}"])
+
 
 def _options(**given: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
@@ -73,6 +87,8 @@ def search(
     out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or a YAML file.")] = None,
     table: Annotated[str | None, typer.Option(help="Latency table to load.")] = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     settings: Sets = None,
     json: Json = False,
 ) -> None:
@@ -97,7 +113,8 @@ def search(
         space=space,
         table=table,
     )
-    raise typer.Exit(run_search(config, options, settings or [], as_json=json))
+    settings = [*worker_settings(workers, ray_address), *(settings or [])]
+    raise typer.Exit(run_search(config, options, settings, as_json=json))
 
 
 @app.command()

@@ -339,6 +339,7 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             inner = place.get(key)
             # A name alone is short for {name: ...}, so options can be set beside it.
             inner = {"name": inner} if isinstance(inner, str) else inner
+            inner = {"count": inner} if key == "workers" and isinstance(inner, int) else inner
             if inner is not None and not isinstance(inner, dict):
                 raise ConfigError(f"--set {name}: {key!r} is {inner!r}, it has no settings within")
             place[key] = dict(inner or {})

@@ -90,7 +90,9 @@ class EvaluatorSource:
                     f"{name} can't be sent to workers: {error}. It must be picklable: open files, "
                     "locks and connections inside `evaluate`, or leave workers out"
                 ) from error
-        return cls(config.model_dump(mode="json"), str(task.base), threads, pack(packed))
+        paths = tuple(path or str(Path.cwd()) for path in sys.path)
+        data = config.model_dump(mode="json")
+        return cls(data, str(task.base), paths, threads, pack(packed))
 
     def __call__(self) -> Work:
         """Build the evaluator; called in the worker."""

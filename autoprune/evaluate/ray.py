@@ -1,0 +1,310 @@
+"""A pool that evaluates on Ray actors, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.errors import AutopruneError, ConfigError, EvaluationError, RunError
+from autoprune.evaluate.base import EvaluatorPool, Outcome, Work
+from autoprune.evaluate.quiet import evaluating
+from autoprune.evaluate.ray_cluster import Cluster, actor_options, connected
+
+#: Workers that may die in a row while they are made ready, for each worker asked for.
+STARTS = 3
+
+
+class Worker:
+    """What runs in a worker's process: made ready once, then asked for one candidate at a time."""
+
+    def __init__(self) -> None:
+        self._work: Work | None = None
+
+    def prepare(self, source: Callable[[], Work]) -> str | None:
+        """Make ready to evaluate; why that is not possible, or None."""
+        try:
+            self._work = source()
+        except AutopruneError as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Evaluate one candidate; waits while something is measured on the same machine."""
+        if self._work is None:
+            return Outcome(error="the worker was not made ready")
+        with evaluating():
+            return self._work(candidate)
+
+
+@dataclass
+class _Job:
+    """A candidate on its way.
+
+    Attributes:
+        ticket: its name.
+        candidate: what is evaluated.
+        lost: how often a worker died or hung over it.
+    """
+
+    ticket: int
+    candidate: Candidate
+    lost: int = 0
+
+
+@dataclass
+class _Running:
+    """A job on a worker, and the moment from which it counts as hanging."""
+
+    job: _Job
+    actor: Any
+    deadline: float = field(default=math.inf)
+
+
+class RayPool(EvaluatorPool):
+    """Evaluates on workers of their own, each a process that is made ready once.
+
+    A worker that dies (killed, out of memory, its node lost) is replaced, and the evaluation it
+    was at is run again on another one, `retries` times at most; then it counts as failed. One that
+    takes longer than `timeout_s` is killed and dealt with in the same way. Finished evaluations
+    are never run again.
+
+    `results` gives one outcome at a time, so that a searcher is told and asked again after each;
+    a resumed run goes the same way. In order of submission (`ordered`), the sequence of calls
+    depends on nothing but the number of workers: the same seed then gives the same trials however
+    long each evaluation takes; a worker may then stand idle until a slower one before it is done.
+
+    Args:
+        source: called once in each worker; gives what evaluates a candidate. It is sent to the
+            cluster once, and each node takes it from its object store.
+        workers: how many.
+        address: of a cluster, as `connected` takes it; None starts Ray on this machine.
+        resources: that each worker holds: cpu, gpu (fractions too), memory_bytes or custom ones.
+        timeout_s: seconds that one evaluation may take; None waits.
+        retries: how often an evaluation is run again after its worker died or hung.
+        ordered: whether results come in the order of submission.
+
+    Raises:
+        ConfigError: a setting is out of range, the cluster can't be used, or no node has the
+            resources.
+        MissingDependencyError: Ray is not installed.
+        EvaluationError: the workers can't be made ready.
+        RunError: Ray can't be started here.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[], Work],
+        workers: int,
+        *,
+        address: str | None = None,
+        resources: Mapping[str, float] | None = None,
+        timeout_s: float | None = None,
+        retries: int = 2,
+        ordered: bool = False,
+    ) -> None:
+        if workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {workers}")
+        if timeout_s is not None and not timeout_s > 0:
+            raise ConfigError(f"timeout_s must be greater than 0, got {timeout_s}")
+        if retries < 0:
+            raise ConfigError(f"retries must be at least 0, got {retries}")
+        self._workers = workers
+        self._resources = dict(resources or {"cpu": 1})
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._ordered = ordered
+        self._line: deque[_Job] = deque()
+        self._order: deque[int] = deque()
+        self._done: dict[int, Outcome] = {}
+        self._idle: list[Any] = []
+        self._starting: dict[Any, Any] = {}
+        self._running: dict[Any, _Running] = {}
+        self._failed_starts = 0
+        with ExitStack() as stack:
+            cpus = None if address is not None else self._own_cpus()
+            self._cluster: Cluster = stack.enter_context(connected(address, cpus=cpus))
+            self._cluster.require(self._resources)
+            self._ray = self._cluster.ray
+            self._source = self._send(source)
+            stack.callback(self._kill_all)
+            for _ in range(workers):
+                self._start()
+            self._stack = stack.pop_all()
+
+    def _own_cpus(self) -> float:
+        """A Ray that is started just for this pool has room for its workers, and no more."""
+        return math.ceil(self._workers * self._resources.get("cpu", 0))
+
+    def _send(self, source: Callable[[], Work]) -> Any:
+        try:
+            return self._ray.put(source)
+        except (TypeError, AttributeError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"the evaluation can't be sent to workers: {str(error).splitlines()[0]}. What "
+                "`evaluate`, the model and the batches refer to must be picklable; open files, "
+                "locks and connections inside `evaluate`"
+            ) from error
+
+    @property
+    def slots(self) -> int:
+        """One candidate for each worker."""
+        return self._workers
+
+    def submit(self, ticket: int, candidate: Candidate) -> None:
+        """Send a candidate to a worker, or put it in line for the next one that is free."""
+        self._order.append(ticket)
+        self._line.append(_Job(ticket, candidate))
+        self._dispatch()
+
+    def results(self) -> list[tuple[int, Outcome]]:
+        """Wait for the next evaluation that ends, or for the oldest one where they are ordered.
+
+        Raises:
+            EvaluationError: the workers can't be made ready.
+            RunError: the cluster is gone.
+        """
+        while self._order:
+            ready = next((t for t in self._order if t in self._done), None)
+            if self._ordered and ready != self._order[0]:
+                ready = None
+            if ready is not None:
+                self._order.remove(ready)
+                return [(ready, self._done.pop(ready))]
+            self._dispatch()
+            self._wait()
+        return []
+
+    def close(self) -> None:
+        """End the workers, and Ray if it was started for them."""
+        self._line.clear()
+        self._order.clear()
+        self._stack.close()
+
+    # -- workers -------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Make a worker; it is used as soon as it is ready, be that when a node has room."""
+        options = {**actor_options(self._resources), "max_restarts": 0, "max_task_retries": 0}
+        actor = self._ray.remote(Worker).options(**options).remote()
+        self._starting[actor.prepare.remote(self._source)] = actor
+
+    def _dispatch(self) -> None:
+        while self._idle and self._line:
+            job, actor = self._line.popleft(), self._idle.pop(0)
+            limit = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
+            ref = actor.evaluate.remote(job.candidate)
+            self._running[ref] = _Running(job, actor, limit)
+
+    def _wait(self) -> None:
+        """Until something happens: a worker is ready, done, dead or late."""
+        deadline = min((r.deadline for r in self._running.values()), default=math.inf)
+        # A deadline is looked at again within a minute: clocks of sleeping machines jump.
+        left = min(max(deadline - time.monotonic(), 0.0), 60.0)
+        refs = [*self._running, *self._starting]
+        try:
+            ready, _ = self._ray.wait(refs, num_returns=1, timeout=left)
+        except self._ray.exceptions.RaySystemError as error:
+            raise self._gone(error) from error
+        for ref in ready:
+            if ref in self._starting:
+                self._started(ref)
+            else:
+                self._ended(ref)
+        if not ready:
+            self._end_late()
+
+    def _started(self, ref: Any) -> None:
+        actor = self._starting.pop(ref)
+        errors = self._ray.exceptions
+        try:
+            problem = self._ray.get(ref)
+        except errors.RayTaskError as error:
+            raise EvaluationError(
+                f"a worker can't be made ready: {_cause(error)}. It runs in a process of its own: "
+                "what the evaluation imports and reads must be there on every node"
+            ) from error
+        except (errors.RayActorError, errors.RayError) as error:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS * self._workers:
+                raise EvaluationError(
+                    f"workers died {self._failed_starts} times in a row before they were ready: "
+                    f"{_cause(error)}. They may need more memory than there is: ask for fewer "
+                    "workers, or give each resources such as {cpu: 1, memory_bytes: 4e9}"
+                ) from error
+            self._start()
+            return
+        if problem is not None:
+            raise EvaluationError(f"a worker can't be made ready: {problem}")
+        self._failed_starts = 0
+        self._idle.append(actor)
+
+    def _ended(self, ref: Any) -> None:
+        running = self._running.pop(ref)
+        errors = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(ref)
+        except errors.RayTaskError as error:
+            # The worker lives; what it ran raised what no evaluation should.
+            outcome = Outcome(error=f"the worker raised {_cause(error)}")
+        except errors.RayError as error:
+            self._lost(running, f"its worker died ({_cause(error)})")
+            return
+        self._done[running.job.ticket] = outcome
+        self._idle.append(running.actor)
+
+    def _end_late(self) -> None:
+        now = time.monotonic()
+        for ref in [ref for ref, r in self._running.items() if r.deadline <= now]:
+            self._lost(self._running.pop(ref), f"it took longer than {self._timeout_s:g} s")
+
+    def _lost(self, running: _Running, why: str) -> None:
+        """Replace a worker; run what it was at again, or give that up."""
+        self._kill(running.actor)
+        self._start()
+        job = running.job
+        job.lost += 1
+        if job.lost > self._retries:
+            again = f", {job.lost} times" if job.lost > 1 else ""
+            self._done[job.ticket] = Outcome(error=f"the evaluation was given up{again}: {why}")
+        else:
+            self._line.appendleft(job)
+
+    def _kill(self, actor: Any) -> None:
+        """End a worker's process at once, whatever it is at."""
+        if self._ray.is_initialized():
+            self._ray.kill(actor, no_restart=True)
+
+    def _kill_all(self) -> None:
+        for actor in (
+            *self._idle,
+            *self._starting.values(),
+            *(running.actor for running in self._running.values()),
+        ):
+            self._kill(actor)
+        self._idle.clear()
+        self._starting.clear()
+        self._running.clear()
+
+    def _gone(self, error: BaseException) -> RunError:
+        return RunError(
+            f"the Ray cluster {self._cluster.address} is gone: {_cause(error)}. When it is there "
+            "again, resume the run: everything finished is kept"
+        )
+
+
+def _cause(error: BaseException) -> str:
+    """What Ray says, in one line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        text = str(cause).strip().splitlines()
+        return f"{type(cause).__name__}: {text[0]}" if text else type(cause).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    found = [line for line in lines if "Worker exit type" in line or "memory" in line.lower()]
+    text_line = (found or lines or [type(error).__name__])[0]
+    return text_line if len(text_line) < 300 else text_line[:299] + "…"
