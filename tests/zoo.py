@@ -36,11 +36,12 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.ndim == 1 and "bias" in name:
-                    uniform(parameter, -0.3, 0.3)
+                    uniform(parameter, -0.1, 0.5)
                 elif parameter.ndim == 1:
                     uniform(parameter, 0.5, 1.5)
-                elif parameter.std() < 0.05:  # transformers' models start at 0.02
-                    parameter.mul_(10)
+                else:  # as large as what comes in, so that every layer has a say in the output
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator))
+                    parameter.mul_((2 / parameter[0].numel()) ** 0.5)
             for name, buffer in module.named_buffers(recurse=False):
                 if name == "running_mean":
                     uniform(buffer, -0.5, 0.5)

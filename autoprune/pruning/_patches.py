@@ -103,8 +103,7 @@ def guesses(model: nn.Module, rewrites: Iterable[Rewrite]) -> list[Patch]:
     result = []
     for (path, name), values in found.items():
         if all(value == values[0] for value in values):
-            old = getattr(model.get_submodule(path), name)
-            value = type(old)(values[0]) if isinstance(old, (tuple, list)) else values[0]
+            value = tuple(values[0]) if isinstance(values[0], list) else values[0]
             result.append(Patch(path, name, value))
     return result
 
@@ -149,6 +148,13 @@ def _is_list(held: Any, value: Any) -> bool:
 
 
 def set_all(model: nn.Module, patches: Iterable[Patch]) -> None:
-    """Set attributes of submodules."""
+    """Set attributes of submodules; a list stays a list.
+
+    Raises:
+        AttributeError: a submodule or an attribute is not there.
+    """
     for patch in patches:
-        setattr(model.get_submodule(patch.module), patch.attribute, patch.value)
+        module = model.get_submodule(patch.module)
+        is_list = isinstance(getattr(module, patch.attribute), list)
+        value = list(patch.value) if is_list else patch.value  # type: ignore[arg-type]
+        setattr(module, patch.attribute, value)

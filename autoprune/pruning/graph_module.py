@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -69,7 +70,7 @@ class GraphNetwork(nn.Module):
     def __init__(
         self,
         network: Network,
-        copy: nn.Module,
+        source: nn.Module,
         rewrites: Mapping[str, Rewrite],
         replace: Replace | None = None,
         note: str = "",
@@ -79,7 +80,7 @@ class GraphNetwork(nn.Module):
 
         Args:
             network: the traced network.
-            copy: a copy of its model with the tensors to use; its submodules are taken over.
+            source: a copy of its model with the tensors to use; its submodules are taken over.
             rewrites: node name → new constants.
             replace: makes other nodes for some of the graph's.
             note: why the network is a graph.
@@ -91,15 +92,15 @@ class GraphNetwork(nn.Module):
         """
         super().__init__()
         for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            self.__dict__[table] = getattr(copy, table).copy()
-        self.training = copy.training
+            self.__dict__[table] = getattr(source, table).copy()
+        self.training = source.training
         self.autoprune_note = note
         builder = _Builder(self, network, rewrites, replace, constants or {})
         graph = builder.build()
-        source = graph.python_code("self")
-        self.code: str = source.src
-        names: dict[str, Any] = dict(source.globals)
-        exec(compile(source.src, "<autoprune graph>", "exec"), names)
+        code = graph.python_code("self")
+        self.code: str = code.src
+        names: dict[str, Any] = dict(code.globals)
+        exec(compile(code.src, "<autoprune graph>", "exec"), names)
         self._run: Callable[..., Any] = names["forward"]
         call = network.program.call_spec
         self._in_spec, self._out_spec = call.in_spec, call.out_spec
@@ -143,6 +144,14 @@ class GraphNetwork(nn.Module):
                     "take it; trace with it, or leave it out"
                 )
         return positional, keywords
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphNetwork:
+        for constant in (self._in_spec, self._out_spec, self._signature):
+            memo[id(constant)] = constant  # never changed, so shared
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def extra_repr(self) -> str:
         """The note, in the printed module."""

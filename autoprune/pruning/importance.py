@@ -154,7 +154,7 @@ class BatchNormScale(Importance):
         if without and self.fallback is not None:
             other = scores(network, self.fallback)
             result.update({name: other[name] for name in without})
-        return result
+        return {group.name: result[group.name] for group in network.groups}
 
 
 def _batch_norm_scales(network: Network) -> set[str]:

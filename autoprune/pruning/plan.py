@@ -174,7 +174,7 @@ def _version() -> str:
     return importlib.metadata.version("autoprune")
 
 
-def _plain(value: int | tuple[int, ...] | list[int]) -> int | list[int]:
+def _plain(value: int | tuple[int, ...]) -> int | list[int]:
     return value if isinstance(value, int) else list(value)
 
 
@@ -307,7 +307,10 @@ def _record(plan: Plan) -> PruneRecord:
             for name, tensor in plan.tensors.items()
             if tensor.kept
         },
-        patches=tuple(Patch(p.module, p.attribute, p.value) for p in plan.patches),
+        patches=tuple(
+            Patch(p.module, p.attribute, tuple(p.value) if isinstance(p.value, list) else p.value)
+            for p in plan.patches
+        ),
         inputs=plan.inputs,
     )
 

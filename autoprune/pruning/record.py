@@ -21,12 +21,12 @@ class Patch:
     Attributes:
         module: dotted path of the submodule; "" is the root.
         attribute: its name.
-        value: an int, or a tuple or list of ints.
+        value: an int, or a tuple of ints (set as a list where the old value was one).
     """
 
     module: str
     attribute: str
-    value: int | tuple[int, ...] | list[int]
+    value: int | tuple[int, ...]
 
 
 @dataclass(frozen=True)

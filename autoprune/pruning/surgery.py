@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -17,8 +17,9 @@ from autoprune.pruning._constants import rewrites
 from autoprune.pruning._copy import copy_module
 from autoprune.pruning._inputs import describe
 from autoprune.pruning._patches import guesses, is_own, known, set_all
+from autoprune.pruning._reads import reads_widths
 from autoprune.pruning._sites import Rewrite, Scaled, module_stack, op_name
-from autoprune.pruning._tensors import exchanged, named_tensors, sliced
+from autoprune.pruning._tensors import Kept, exchanged, named_tensors, sliced
 from autoprune.pruning.graph_module import GraphNetwork
 from autoprune.pruning.importance import Importance
 from autoprune.pruning.mask import mask
@@ -64,14 +65,36 @@ def apply(network: Network, selection: Selection, *, check: bool = False) -> nn.
         CandidateError: the selection does not fit the network.
         SurgeryError: as in `prune`.
     """
+    result = _made(network, selection, as_graph=False)
+    if not check:
+        return result
+    try:
+        verify(network, selection, result)
+    except Exception:  # the user's forward may raise anything, if it hard-codes a width in hiding
+        if isinstance(result, GraphNetwork):
+            raise
+        result = _made(network, selection, as_graph=True)
+        verify(network, selection, result)
+    return result
+
+
+def _made(network: Network, selection: Selection, *, as_graph: bool) -> nn.Module:
+    """The pruned network with its record, unchecked."""
     keep = network.keep(selection)
     kept = network.kept_indices(selection)
     named = list(named_tensors(network.model))
     new = copy_module(network.model, dict(exchanged(named, kept, _slice)))
     changes = rewrites(network, keep)
-    patches, open_changes = _known_patches(new, kept, changes, _widths(network, keep))
+    patches, uncertain = _known_patches(new, kept, changes, _widths(network, keep))
     set_all(new, patches)
-    result, guessed, note = _form(network, new, changes, open_changes)
+    guessed: list[Patch] = []
+    if as_graph:
+        result: nn.Module = _graph(network, new, changes, uncertain)
+    elif uncertain or (kept and reads_widths(network)):
+        result, guessed = _tried(network, new, changes, uncertain)
+    else:
+        result = new
+    note = result.autoprune_note if isinstance(result, GraphNetwork) else ""
     attach(
         result,
         PruneRecord(
@@ -82,14 +105,13 @@ def apply(network: Network, selection: Selection, *, check: bool = False) -> nn.
             kept={n: tuple(selection[n].nonzero()[0].tolist()) for n in selection},
             shapes={name: tuple(t.shape) for name, t in named},
             indices={
-                n: {d: tuple(i.tolist()) for d, i in dims.items()} for n, dims in kept.items()
+                name: {dim: tuple(i.tolist()) for dim, i in dims.items()}
+                for name, dims in kept.items()
             },
             patches=(*patches, *guessed),
             inputs=describe(network.example_inputs, network.example_kwargs),
         ),
     )
-    if check:
-        verify(network, selection, result)
     return result
 
 
@@ -170,7 +192,7 @@ def _widths(network: Network, keep: Any) -> dict[str, int]:
 
 
 def _known_patches(
-    new: nn.Module, kept: Iterable[str], changes: list[Rewrite], widths: Mapping[str, int]
+    new: nn.Module, kept: Kept, changes: list[Rewrite], widths: Mapping[str, int]
 ) -> tuple[list[Patch], list[Rewrite]]:
     """Attributes of known modules to set, and the changes that these don't account for."""
     modules = dict(new.named_modules(remove_duplicate=False))
@@ -194,14 +216,17 @@ def _known_patches(
     return patches, rest
 
 
-def _form(
+def _graph(
     network: Network, new: nn.Module, changes: list[Rewrite], uncertain: list[Rewrite]
-) -> tuple[nn.Module, list[Patch], str]:
-    """The module itself where its own forward runs right, or its graph; patches and note."""
-    if not uncertain:
-        return new, [], ""
-    note = _note(uncertain)
-    graph = GraphNetwork(network, new, {c.node: c for c in changes}, note=note)
+) -> GraphNetwork:
+    return GraphNetwork(network, new, {c.node: c for c in changes}, note=_note(uncertain))
+
+
+def _tried(
+    network: Network, new: nn.Module, changes: list[Rewrite], uncertain: list[Rewrite]
+) -> tuple[nn.Module, list[Patch]]:
+    """The module where its own forward gives what the graph gives, else the graph; patches."""
+    graph = _graph(network, new, changes, uncertain)
     wanted: list[Tensor] | None = None
     for attempt in _attempts(guesses(new, uncertain)):
         before = [Patch(p.module, p.attribute, _value(new, p)) for p in attempt]
@@ -213,9 +238,9 @@ def _form(
         if got is not None:
             wanted = outputs_of(graph, network) if wanted is None else wanted
             if difference(wanted, got) <= tolerance(wanted):
-                return new, attempt, ""
+                return new, attempt
         set_all(new, before)
-    return graph, [], note
+    return graph, []
 
 
 def _attempts(patches: list[Patch]) -> Iterator[list[Patch]]:
@@ -229,11 +254,14 @@ def _attempts(patches: list[Patch]) -> Iterator[list[Patch]]:
 
 
 def _value(model: nn.Module, patch: Patch) -> Any:
-    return getattr(model.get_submodule(patch.module), patch.attribute)
+    value = getattr(model.get_submodule(patch.module), patch.attribute)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _note(uncertain: list[Rewrite]) -> str:
     """Which constants are hard-coded, in words."""
+    if not uncertain:
+        return "a graph module, because the forward works other widths out of those of its tensors"
     texts = []
     for change in uncertain:
         path, kind = change.stack[-1] if change.stack else ("", "")
