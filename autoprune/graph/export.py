@@ -102,10 +102,8 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: int | None) -> Ex
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
-def _by_name(model: nn.Module, positional: Any, keywords: Mapping[str, Any]) -> Any:
-    """dynamic_shapes as torch.export takes them: a tuple, or by parameter name with keywords."""
-    if not keywords:
-        return positional
+def _by_name(model: nn.Module, positional: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """dynamic_shapes as torch.export takes them, by the names that forward gives its inputs."""
     bound = inspect.signature(model.forward).bind(*positional, **keywords)
     return dict(bound.arguments)
 

@@ -98,9 +98,9 @@ def _signatures(found: Propagation, classes: Classes, count: int) -> Ints:
             continue
         seen.add(key)
         factor = random.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max, dtype=np.int64)
-        counts = np.bincount(of, minlength=count)
+        present, counts = np.unique(of, return_counts=True)
         with np.errstate(over="ignore"):
-            result += counts * factor
+            result[present] += counts * factor
     return result
 
 

@@ -55,6 +55,21 @@ def test_a_batch_that_the_model_fixes_counts_as_one():
     assert [g.name for g in network.groups] == ["a"]
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_inputs_that_forward_does_not_name(batch):
+    class Any(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, *args, scale):
+            return self.b(self.a(args[0]) * scale)
+
+    network = trace(Any(), torch.randn(batch, 6), {"scale": torch.randn(batch, 1)})
+    assert network.kernels.batch == batch
+    assert [(g.name, g.units) for g in network.groups] == [("a", 8)]
+
+
 def test_keyword_inputs_and_several_inputs():
     class Two(nn.Module):
         def __init__(self):
