@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -57,6 +58,8 @@ class Graph:
             for value in (*graph.input, *graph.value_info, *graph.output)
             if all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
         }
+        for node in graph.node:
+            _write_out_split(graph, node, shapes)
         del graph.value_info[:]
         constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         return cls(model, constants, shapes)
@@ -77,6 +80,25 @@ class Graph:
                 value = numpy_helper.to_array(value)
             result[attribute.name] = value
         return result
+
+
+def _write_out_split(graph: Any, node: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Give a split into equal parts its sizes as an input, as one into unequal parts has them."""
+    from onnx import helper, numpy_helper
+
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    known = [shapes.get(name) for name in node.output]
+    if node.op_type != "Split" or "num_outputs" not in attributes or None in known:
+        return
+    axis = attributes.get("axis", 0)
+    sizes = np.array([shape[axis] for shape in known if shape is not None], dtype=np.int64)
+    graph.initializer.append(numpy_helper.from_array(sizes, f"{node.output[0]}/sizes"))
+    del node.input[1:]
+    node.input.append(f"{node.output[0]}/sizes")
+    kept = [a.SerializeToString() for a in node.attribute if a.name != "num_outputs"]
+    kind = type(node.attribute[0])
+    del node.attribute[:]
+    node.attribute.extend(kind.FromString(data) for data in kept)
 
 
 def check_same_structure(dense: Graph, other: Graph) -> None:
