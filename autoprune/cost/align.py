@@ -111,7 +111,8 @@ def _fits(layout: Layout, index: int, kept: Ints, time: KernelTime) -> bool:
     kernel = layout.kernels[index]
     if spatial and f"kernel_size={spatial}" not in kernel.signature:
         return False
-    return all(int(c) <= s < int(c) + 64 for c, s in zip(sorted(x[:2]), shape, strict=False))
+    padded = ({-(-int(c) // b) * b for b in (1, 4, 8, 16, 32, 64)} for c in sorted(x[:2]))
+    return all(s in sizes for sizes, s in zip(padded, shape, strict=False))
 
 
 def _kind(op: str) -> str | None:

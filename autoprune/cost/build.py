@@ -184,7 +184,9 @@ def build_table(
             f"{done} failed: {reasons[0]}"
         )
     table.add(graph.instantiate(np.vstack(held_kept)), held, "check")
-    table.info["accuracy"] = asdict(report)
+    table.info["accuracy"] = {
+        name: value if np.isfinite(value) else None for name, value in asdict(report).items()
+    }
     table.info["build"] = {
         "candidates": done,
         "failed": failed,

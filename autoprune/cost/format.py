@@ -87,7 +87,7 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
             refuse_other(spec, device, str(path))
         table = LatencyTable(spec, float(header["reference_ms"]), header.get("info", {}))
         names: dict[str, str] = {}
-        for line in lines:
+        for line in map(json.loads, lines):
             if line["kind"] == "network":
                 layout = Layout.from_dict(line)
                 names[str(line["fingerprint"])] = layout.fingerprint
@@ -135,7 +135,7 @@ def refuse_other(table: DeviceSpec, device: DeviceSpec, what: str) -> None:
         raise TableMismatchError(f"latency table {what} was measured on another device. {told}")
 
 
-def _sealed_lines(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+def _sealed_lines(path: Path) -> tuple[Mapping[str, Any], list[str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +154,7 @@ def _sealed_lines(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]
             f"latency table {path} must match its checksum; it was edited or damaged: copy or "
             "measure it again (measured figures are not for editing)"
         )
-    return header, [json.loads(line) for line in body.split("\n")[1:]]
+    return header, body.split("\n")[1:]
 
 
 def _header(path: Path, line: str) -> Mapping[str, Any]:

@@ -54,10 +54,10 @@ class Observation:
         return cls(
             layout.fingerprint,
             tuple(int(k) for k in kept),
-            measurement.ratio,
-            ratio_std(measurement),
-            tuple(measurement.samples_ms),
-            tuple(measurement.reference_ms),
+            float(measurement.ratio),
+            float(ratio_std(measurement)),
+            tuple(float(f"{s:.6g}") for s in measurement.samples_ms),
+            tuple(float(f"{s:.6g}") for s in measurement.reference_ms),
             times,
             measurement.energy_mj,
             origin,
@@ -71,12 +71,14 @@ class Observation:
             "kept": list(self.kept),
             "ratio": self.ratio,
             "std": self.std,
-            "samples_ms": [float(f"{s:.6g}") for s in self.samples_ms],
-            "reference_ms": [float(f"{s:.6g}") for s in self.reference_ms],
+            "samples_ms": list(self.samples_ms),
+            "reference_ms": list(self.reference_ms),
             "kernel_ms": list(self.kernel_ms),
             "energy_mj": self.energy_mj,
         }
-        return {k: v for k, v in data.items() if v not in (None, [])}
+        return {
+            k: v for k, v in data.items() if v is not None and not (isinstance(v, list) and not v)
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Observation:
@@ -117,7 +119,7 @@ def ratio_std(measurement: Measurement) -> float:
 def halves(observation: Observation | Measurement) -> tuple[float, float] | None:
     """The ratio from the even and from the odd repeats, or None where there are too few."""
     each = _ratios(observation.samples_ms, observation.reference_ms)
-    if len(each) < 4:
+    if len(each) < 2:
         return None
     return float(np.median(each[::2])), float(np.median(each[1::2]))
 

@@ -213,7 +213,7 @@ def _embed(x: Ints, block: int, multiple: int, weight: float) -> Floats:
 
 
 def _volume(x: Ints) -> Floats:
-    return np.asarray(x, dtype=np.float64).prod(axis=1)
+    return np.asarray(np.prod(x.astype(np.float64), axis=1))
 
 
 def _distance(a: Floats, b: Floats) -> Floats:

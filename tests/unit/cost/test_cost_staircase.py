@@ -70,7 +70,7 @@ def test_measured_and_inside() -> None:
 
 
 def test_more_points_than_the_process_takes_are_still_fitted() -> None:
-    x = np.stack(np.meshgrid(np.arange(1, 31), np.arange(1, 31)), axis=-1).reshape(-1, 2)
+    x = np.stack(np.meshgrid(np.arange(1, 22), np.arange(1, 22)), axis=-1).reshape(-1, 2)
     truth = 1.0 + 0.05 * x[:, 0] * blocks(x[:, 1], 8)
     mean, _ = Staircase(x, truth, 0.01 * truth).predict(x)
     assert np.quantile(np.abs(mean / truth - 1), 0.95) < 0.03

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cost_devices import chain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprune.core import KernelTime
+from autoprune.cost.align import charge
+from autoprune.cost.layout import Layout, work
+
+
+def times(*nodes: tuple[str, tuple[str, ...], str, float]) -> list[KernelTime]:
+    return [KernelTime(name, layers, op, ms) for name, layers, op, ms in nodes]
+
+
+def by_name(layout: Layout, charged: np.ndarray) -> dict[str, float]:
+    return {k.name: float(c) for k, c in zip(layout.kernels, charged, strict=True) if c}
+
+
+def test_nodes_are_charged_to_the_layers_they_name() -> None:
+    graph = chain((8, 16))
+    nodes = times(
+        ("a_nchwc", ("layer0", "relu0"), "Conv", 1.0),
+        ("b_nchwc", ("layer1",), "Conv", 2.0),
+        ("node_relu1", ("relu1",), "Relu", 0.5),
+        ("c", ("head",), "Gemm", 0.25),
+    )
+    layout = Layout.of(graph)
+    charged = charge(layout, graph.units, nodes)
+    assert by_name(layout, charged) == {"conv0": 1.0, "conv1": 2.0, "relu1": 0.5, "linear": 0.25}
+
+
+def test_inserted_nodes_are_charged_to_what_comes_next_and_trailing_ones_to_the_last() -> None:
+    graph = chain((8, 16))
+    nodes = times(
+        ("ReorderInput", (), "ReorderInput", 0.1),
+        ("x", ("layer0",), "Conv", 1.0),
+        ("ReorderOutput_token_1", (), "ReorderOutput", 0.2),
+        ("y", ("layer1",), "Conv", 2.0),
+        ("z", ("head",), "Gemm", 3.0),
+        ("Cast", (), "Cast", 0.4),
+    )
+    layout = Layout.of(graph)
+    assert by_name(layout, charge(layout, graph.units, nodes)) == pytest.approx(
+        {"conv0": 1.1, "conv1": 2.2, "linear": 3.4}
+    )
+
+
+def test_heavy_nodes_without_names_go_by_order_and_shape() -> None:
+    graph = chain((8, 16))
+    kept = np.array([5, 7])
+
+    def conv(name: str, ins: int, outs: int, ms: float) -> KernelTime:
+        shapes = ((2, ins, 8, 8), (outs, ins, 3, 3))
+        return KernelTime(name, (), "Conv", ms, shapes, ((2, outs, 8, 8),))
+
+    layout = Layout.of(graph)
+    nodes = [conv("p", 5, 16, 2.0), conv("q", 3, 8, 1.0), *times(("r", (), "Gemm", 3.0))]
+    # Padded to 16 output channels, and reported out of order.
+    charged = by_name(layout, charge(layout, kept, nodes))
+    assert charged == {"conv1": 2.0, "conv0": 1.0, "linear": 3.0}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["relu0", "node_x", "layer0", "conv1_nchwc", "?", "layer1.weight"]),
+            st.sampled_from(["Conv", "Relu", "Gemm", "ReorderInput", "MatMul"]),
+            st.floats(0, 10),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_charges_add_up_to_the_whole_run(nodes: list[tuple[str, str, float]]) -> None:
+    graph = chain((8, 16))
+    given_times = [KernelTime(n, (n,), op, ms) for n, op, ms in nodes]
+    charged = charge(Layout.of(graph), graph.units, given_times)
+    assert charged.sum() == pytest.approx(sum(ms for *_, ms in nodes))
+    assert (charged >= 0).all()
+
+
+def test_a_layout_pools_like_kernels_and_fills_in_channels() -> None:
+    graph = chain((8, 16, 32))
+    layout = Layout.of(graph)
+    pools = [[layout.kernels[i].name for i in i_] for i_ in layout.by_signature.values()]
+    # Read by another op, the last convolution's relu differs; all convolutions are alike.
+    assert ["conv0", "conv1", "conv2"] in pools
+    convolutions = next(i for i in layout.by_signature.values() if len(i) == 3)
+    kept = np.array([[8, 16, 32], [1, 2, 3]])
+    x = layout.channels(convolutions, kept)
+    assert x.tolist() == [[[3, 8], [8, 16], [16, 32]], [[3, 1], [1, 2], [2, 3]]]
+    done = work([layout.kernels[i] for i in convolutions], x)
+    assert done[0, :, 0].tolist() == [9 * 2 * 64 * a * b for a, b in x[0]]
+    blocked = work([layout.kernels[i] for i in convolutions], x, (1, 16))
+    assert blocked[1, :, 0].tolist() == [9 * 2 * 64 * a * 16 for a, _ in x[1]]
+
+
+def test_a_layout_survives_json() -> None:
+    import json
+
+    layout = Layout.of(chain((8, 16)))
+    again = Layout.from_dict(json.loads(json.dumps(layout.to_dict())))
+    assert again.fingerprint == layout.fingerprint
+    assert again.fingerprint != Layout.of(chain((8, 17))).fingerprint
+    assert again.fingerprint != Layout.of(chain((8, 16), batch=1)).fingerprint
