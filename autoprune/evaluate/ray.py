@@ -14,7 +14,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.errors import AutopruneError, ConfigError, EvaluationError, RunError
 from autoprune.evaluate.base import EvaluatorPool, Outcome, Work
 from autoprune.evaluate.quiet import evaluating
-from autoprune.evaluate.ray_cluster import Cluster, actor_options, connected
+from autoprune.evaluate.ray_cluster import Cluster, Packed, actor_options, connected
 
 #: Workers that may die in a row while they are made ready, for each worker asked for.
 STARTS = 3
@@ -26,10 +26,10 @@ class Worker:
     def __init__(self) -> None:
         self._work: Work | None = None
 
-    def prepare(self, source: Callable[[], Work]) -> str | None:
+    def prepare(self, packed: Packed) -> str | None:
         """Make ready to evaluate; why that is not possible, or None."""
         try:
-            self._work = source()
+            self._work = packed.unpack()()
         except AutopruneError as error:
             return f"{type(error).__name__}: {error}"
         return None
@@ -131,7 +131,7 @@ class RayPool(EvaluatorPool):
             self._cluster: Cluster = stack.enter_context(connected(address, cpus=cpus))
             self._cluster.require(self._resources)
             self._ray = self._cluster.ray
-            self._source = self._send(source)
+            self._source = self._ray.put(Packed.of(source, "the evaluation"))
             stack.callback(self._kill_all)
             for _ in range(workers):
                 self._start()
@@ -140,16 +140,6 @@ class RayPool(EvaluatorPool):
     def _own_cpus(self) -> float:
         """A Ray that is started just for this pool has room for its workers, and no more."""
         return math.ceil(self._workers * self._resources.get("cpu", 0))
-
-    def _send(self, source: Callable[[], Work]) -> Any:
-        try:
-            return self._ray.put(source)
-        except (TypeError, AttributeError, ValueError, OSError) as error:
-            raise ConfigError(
-                f"the evaluation can't be sent to workers: {str(error).splitlines()[0]}. What "
-                "`evaluate`, the model and the batches refer to must be picklable; open files, "
-                "locks and connections inside `evaluate`"
-            ) from error
 
     @property
     def slots(self) -> int:

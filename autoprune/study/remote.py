@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.core.errors import AutopruneError, ConfigError
 from autoprune.evaluate.base import EvaluatorPool, Work
 from autoprune.evaluate.local import LocalPool
 
@@ -53,14 +51,12 @@ class EvaluatorSource:
     Attributes:
         config: the task's, as JSON values.
         base: relative paths of the config start here.
-        paths: this process's module path, which the worker's is extended by.
         threads: of torch, for each worker.
         payload: the task's objects, serialised.
     """
 
     config: dict[str, Any]
     base: str
-    paths: tuple[str, ...]
     threads: int
     payload: bytes
 
@@ -81,25 +77,16 @@ class EvaluatorSource:
             "importance": task.importance,
             "evaluate": None if config.evaluate is not None else task.evaluate,
         }
-        packed = {}
-        for name, value in objects.items():
-            try:
-                packed[name] = pack(value)
-            except Exception as error:  # A user's object: its own __reduce__ may raise anything.
-                raise ConfigError(
-                    f"{name} can't be sent to workers: {error}. It must be picklable: open files, "
-                    "locks and connections inside `evaluate`, or leave workers out"
-                ) from error
-        paths = tuple(path or str(Path.cwd()) for path in sys.path)
-        data = config.model_dump(mode="json")
-        return cls(data, str(task.base), paths, threads, pack(packed))
+        packed = {name: pack(value, name) for name, value in objects.items()}
+        return cls(
+            config.model_dump(mode="json"), str(task.base), threads, pack(packed, "the task")
+        )
 
     def __call__(self) -> Work:
         """Build the evaluator; called in the worker."""
-        import pickle
-
         import torch
 
+        from autoprune.evaluate.ray_cluster import unpack
         from autoprune.graph import trace
         from autoprune.study.config import validate
         from autoprune.study.evaluation import CandidateEvaluator
@@ -108,14 +95,12 @@ class EvaluatorSource:
         torch.set_num_threads(self.threads)
         base = Path(self.base)
         config = validate(self.config, "the worker's config")
-        sys.path.extend(path for path in self.paths if path not in sys.path)
         for what, named in (("model", config.model), ("calibration", config.calibration)):
             if named is not None:
                 # Classes of the user's file must be there before their objects are unpacked.
                 import_reference(named.name, base, what)
-        # Bytes of our own process, through the object store; nothing is unpickled from a file.
-        packed: dict[str, bytes] = pickle.loads(self.payload)
-        objects = {name: _unpack(name, data) for name, data in packed.items()}
+        packed: dict[str, bytes] = unpack(self.payload, "the task")
+        objects = {name: unpack(data, name) for name, data in packed.items()}
         evaluate = objects["evaluate"]
         if config.evaluate is not None:
             named = config.evaluate
@@ -129,17 +114,3 @@ class EvaluatorSource:
             calibration=objects["calibration"] or (),
             reconstruct=config.reconstruct,
         )
-
-
-def _unpack(name: str, data: bytes) -> Any:
-    import pickle
-
-    try:
-        return pickle.loads(data)
-    except AutopruneError:
-        raise
-    except Exception as error:  # A user's object: what it imports may be missing on this node.
-        raise ConfigError(
-            f"{name} can't be unpacked on a worker: {type(error).__name__}: {error}. The modules "
-            "that it is made of must be importable on every node (python_path)"
-        ) from error

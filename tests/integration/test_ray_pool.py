@@ -1,0 +1,132 @@
+"""Evaluation on real Ray workers, some of which die, hang or can't begin."""
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
+
+from ray_tasks import Raising, Scripted, raises_other, raises_own
+
+from autoprune.core.candidate import Candidate
+from autoprune.core.errors import ConfigError, EvaluationError
+from autoprune.evaluate.quiet import measuring
+from autoprune.evaluate.ray import RayPool
+from autoprune.evaluate.ray_cluster import connected
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with connected(cpus=2) as found:
+        yield found
+
+
+def run(pool, counts):
+    """Ticket → outcome, in the order in which they came."""
+    for ticket, kept in enumerate(counts):
+        pool.submit(ticket, Candidate.of({"conv": kept}))
+    found = []
+    while came := pool.results():
+        assert len(came) == 1
+        found += came
+    return dict(found)
+
+
+def test_everything_comes_back_once_from_both_workers(cluster, tmp_path):
+    work = Scripted(tmp_path, sleeps=dict.fromkeys(range(1, 9), 0.2))
+    with RayPool(work, 2) as pool:
+        assert pool.slots == 2
+        found = run(pool, range(1, 9))
+        assert {t: o.metrics["accuracy"] for t, o in found.items()} == {
+            ticket: (ticket + 1) / 100 for ticket in range(8)
+        }
+        assert len({o.metrics["pid"] for o in found.values()}) == 2
+    assert work.counts("end") == dict.fromkeys(range(1, 9), 1)
+
+
+def test_a_killed_worker_is_replaced_and_only_what_it_was_at_runs_again(cluster, tmp_path):
+    work = Scripted(tmp_path, dies={3})
+    with RayPool(work, 2) as pool:
+        found = run(pool, range(1, 9))
+    assert all(outcome.ok for outcome in found.values())
+    assert work.counts("end") == dict.fromkeys(range(1, 9), 1)
+    assert work.counts("begin") == {**dict.fromkeys(range(1, 9), 1), 3: 2}
+
+
+def test_what_kills_every_worker_is_given_up_and_the_others_go_on(cluster, tmp_path):
+    work = Scripted(tmp_path, dies={2}, always=True)
+    with RayPool(work, 1, retries=1) as pool:
+        found = run(pool, [1, 2, 3])
+    assert work.counts("begin")[2] == 2
+    assert "given up, 2 times: its worker died" in found[1].error
+    assert found[0].ok
+    assert found[2].ok
+
+
+def test_a_hanging_worker_is_killed_at_the_time_limit(cluster, tmp_path):
+    work = Scripted(tmp_path, sleeps={2: 600})
+    start = time.monotonic()
+    with RayPool(work, 2, timeout_s=2, retries=0) as pool:
+        found = run(pool, [1, 2, 3])
+    assert time.monotonic() - start < 120
+    assert found[1].error == "the evaluation was given up: it took longer than 2 s"
+    assert found[0].ok
+    assert found[2].ok
+
+
+@pytest.mark.parametrize(("ordered", "expected"), [(True, [0, 1, 2]), (False, [1, 2, 0])])
+def test_results_come_as_they_end_or_in_order(cluster, tmp_path, ordered, expected):
+    work = Scripted(tmp_path, sleeps={1: 3})
+    with RayPool(work, 2, ordered=ordered) as pool:
+        warm_up(pool, work)
+        assert list(run(pool, [1, 2, 3])) == expected
+
+
+def warm_up(pool, work):
+    """Until both workers are there: else the first one would do everything."""
+    work.sleeps[50] = 1
+    while len({o.metrics["pid"] for o in run(pool, [50, 50]).values()}) < 2:
+        pass
+
+
+def test_evaluations_wait_while_something_is_measured(cluster, tmp_path):
+    work = Scripted(tmp_path)
+    with RayPool(work, 1) as pool:
+        run(pool, [1])
+        with measuring():
+            pool.submit(0, Candidate.of({"conv": 2}))
+            thread = threading.Event()
+            thread.wait(0.5)
+            assert 2 not in work.counts("begin")
+        assert pool.results()[0][1].ok
+
+
+def test_what_a_worker_raises_is_that_evaluations_failure(cluster):
+    with RayPool(Raising(), 1) as pool:
+        found = run(pool, [1, 2])
+    assert [o.error for o in found.values()] == [
+        "the worker raised ZeroDivisionError: at 1",
+        "the worker raised ZeroDivisionError: at 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(raises_own, "the data is not here"), (raises_other, "ZeroDivisionError: oh")],
+)
+def test_workers_that_can_not_begin_say_why(cluster, source, message):
+    with RayPool(source, 1) as pool, pytest.raises(EvaluationError, match=message):
+        run(pool, [1])
+
+
+def test_resources_that_no_node_has_are_refused_at_once(cluster):
+    resources = {"cpu": 1, "device:jetson-orin-1": 1}
+    with pytest.raises(ConfigError, match=r"no node.*device:jetson-orin-1 1.*CPU 2.*Ask for less"):
+        RayPool(raises_own, 1, resources=resources)
+
+
+def test_what_can_not_be_sent_is_refused(cluster):
+    lock = threading.Lock()
+    with pytest.raises(ConfigError, match="can't be sent to workers"):
+        RayPool(lambda: lock, 1)

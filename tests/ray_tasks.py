@@ -1,0 +1,73 @@
+"""What workers do in tests: evaluations that sleep, hang, die and count themselves."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from autoprune.core.errors import ConfigError
+from autoprune.evaluate import Outcome
+
+
+class Scripted:
+    """Accuracy is the kept count over 100; a line "ticket begin|end" in a log for each.
+
+    Args:
+        folder: for the log and the marks of what happened once.
+        sleeps: kept count → seconds; others take no time.
+        dies: kept counts whose worker is killed: at the first try, or always.
+        always: whether they are killed every time.
+    """
+
+    def __init__(self, folder, sleeps=None, dies=(), always=False):
+        self.folder, self.sleeps, self.dies, self.always = Path(folder), sleeps or {}, dies, always
+
+    def __call__(self):
+        return self.evaluate
+
+    def evaluate(self, candidate):
+        kept = candidate["conv"]
+        self.note(f"{kept} begin")
+        if kept in self.dies and (self.always or self.once(f"died-{kept}")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.sleeps.get(kept, 0))
+        self.note(f"{kept} end")
+        return Outcome({"accuracy": kept / 100, "pid": float(os.getpid())})
+
+    def once(self, mark):
+        try:
+            (self.folder / mark).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def note(self, line):
+        with (self.folder / "log").open("a") as file:
+            file.write(line + "\n")
+
+    def counts(self, what):
+        """Kept count → how often."""
+        found = {}
+        for line in (self.folder / "log").read_text().splitlines():
+            kept, word = line.split()
+            if word == what:
+                found[int(kept)] = found.get(int(kept), 0) + 1
+        return found
+
+
+def raises_own():
+    raise ConfigError("the data is not here")
+
+
+def raises_other():
+    raise ZeroDivisionError("oh")
+
+
+class Raising:
+    """Evaluations that raise what no evaluation should."""
+
+    def __call__(self):
+        return self.evaluate
+
+    def evaluate(self, candidate):
+        raise ZeroDivisionError(f"at {candidate['conv']}")
