@@ -1,6 +1,7 @@
 """What trace takes, refuses, and leaves as it was."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_a_learned_query_may_feed_a_layer():
 
 def test_describe_fits_80_columns_and_names_groups_and_reasons():
     network = trace(small(), torch.randn(2, 3, 4, 4))
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(describe(network))
     text = console.export_text()
     assert "1 channel group with 8 units" in text
