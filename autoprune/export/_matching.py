@@ -11,15 +11,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from autoprune.core.workload import Ints
 from autoprune.graph.network import Labels, Network, Selection
 
 Keep = npt.NDArray[np.bool_]
+
+#: Types of weights that numpy has too.
+_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +98,18 @@ class Book:
         self.rows = {int(row): int(dense[row]) for row in varying}
 
     def ambiguity(self, states: Sequence[State]) -> int:
-        """How many pairs of different dimensions some pruned networks can't tell apart."""
-        seen: dict[tuple[int, ...], set[bytes]] = defaultdict(set)
+        """How many dimensions some pruned networks can't tell from others.
+
+        Neither by how many of their indices are kept, nor (which weights are matched by) by which.
+        """
+        counted: dict[tuple[int, ...], set[bytes]] = defaultdict(set)
+        masked: dict[bytes, set[bytes]] = defaultdict(set)
         for labels in self.labels:
-            counts = [int(np.count_nonzero(state.keep[labels])) for state in states]
-            seen[len(labels), *counts].add(np.sort(labels).tobytes())
-        return sum(len(same) - 1 for same in seen.values())
+            masks = [state.keep[labels] for state in states]
+            key = (len(labels), *(int(np.count_nonzero(mask)) for mask in masks))
+            counted[key].add(np.sort(labels).tobytes())
+            masked[b"/".join(mask.tobytes() for mask in masks)].add(labels.tobytes())
+        return sum(len(same) - 1 for seen in (counted, masked) for same in seen.values())
 
     def expressions(
         self, value: int, near: Sequence[Ints], start: int | None, from_end: bool
@@ -142,6 +153,28 @@ class Book:
             if all(expression(s) == v for s, v in zip(states, values, strict=True)):
                 return expression
         return None
+
+    def parameter(self, array: npt.NDArray[Any]) -> tuple[Labels, ...]:
+        """Labels of the parameters that an array is equal to, as it is or transposed."""
+        found = []
+        for name, tensor in self._parameters.get(array.size, ()):
+            labels = self.network.parameters.get(name)
+            if labels is None:
+                continue
+            if tensor.shape == array.shape and np.array_equal(tensor, array):
+                found.append(labels)
+            elif array.ndim == 2 and np.array_equal(tensor, array.T):
+                found.append(labels[::-1])
+        return tuple(found)
+
+    @cached_property
+    def _parameters(self) -> dict[int, list[tuple[str, npt.NDArray[Any]]]]:
+        """The dense network's tensors by their number of elements."""
+        result: dict[int, list[tuple[str, npt.NDArray[Any]]]] = defaultdict(list)
+        for name, tensor in self.network.model.state_dict(keep_vars=False).items():
+            if isinstance(tensor, torch.Tensor) and tensor.dtype in _NUMPY:
+                result[tensor.numel()].append((name, tensor.detach().cpu().numpy()))
+        return result
 
     def dimensions(
         self, length: int, states: Sequence[State], lengths: Sequence[int]

@@ -245,15 +245,16 @@ class _Learner:
     def _weight(self, name: str, array: Array, seen: list[Array]) -> Weight | None:
         """Labels of each dimension such that slicing gives every pruned network's values."""
         choices: list[list[Ints | None]] = []
-        known = self.book.network.parameters.get(name, ())
+        named = self.book.network.parameters.get(name)
+        known = [*([named] if named is not None else []), *self.book.parameter(array)]
         for dim, length in enumerate(array.shape):
             lengths = [other.shape[dim] for other in seen]
             if all(kept == length for kept in lengths):
                 choices.append([None])
                 continue
             found: list[Ints | None] = list(self.book.dimensions(length, self.states, lengths))
-            label = known[dim] if len(known) == array.ndim else None
-            choices.append([label, *found] if label is not None else found)
+            known_here = [labels[dim] for labels in known if len(labels) == array.ndim]
+            choices.append([*(label for label in known_here if label is not None), *found])
         for labels in itertools.islice(itertools.product(*choices), _COMBINATIONS):
             if any(
                 label is not None and len(label) != length

@@ -22,6 +22,10 @@ Prune = Callable[[Network, Selection], nn.Module]
 #: how many at most, where what was learnt from those fails its check.
 PROBES, MOST_PROBES = 2, 4
 
+#: Random selections that what was learnt is checked on; running them takes much less than an
+#: export.
+CHECKS = 4
+
 _LOG = logging.getLogger("autoprune.export")
 
 
@@ -31,7 +35,7 @@ class OnnxSlicer:
     The dense network is exported once (at the batch of its example inputs), and a few pruned ones
     beside it. Comparing them node by node tells which constants change and how: weights are
     sliced by the labels of their dimensions, sizes in reshapes, slices, splits, pads and
-    attributes are counts of kept indices. What was learnt is checked on another random selection
+    attributes are counts of kept indices. What was learnt is checked on more random selections
     against the pruned network run by torch. Where a network resists (its graph changes with its
     widths, say), every candidate is exported instead, and `reason` says why.
 
@@ -89,7 +93,7 @@ class OnnxSlicer:
         return export_onnx(model, self.network.example_inputs, self.network.example_kwargs)
 
     def _learn(self, rng: np.random.Generator) -> Rules:
-        """Learn from pruned networks; check on one more, and learn from that too if it fails.
+        """Learn from pruned networks; check on more, and learn from one that fails too.
 
         Raises:
             Mismatch: a constant's rule is not found, or the check keeps failing.
@@ -109,13 +113,19 @@ class OnnxSlicer:
                 check_same_structure(dense, others[-1])
             states = [State.of(network, probe) for probe in probes]
             rules = learn(dense, others, states, book)
-            probes.append(random_selection(network, rng))
-            models.append(self._prune(network, probes[-1]))
-            failure = self._failure(rules.build(State.of(network, probes[-1])), models[-1])
+            failure = ""
+            for _ in range(CHECKS):
+                trial = random_selection(network, rng)
+                model = self._prune(network, trial)
+                failure = self._failure(rules.build(State.of(network, trial)), model)
+                if failure:
+                    break
             if not failure:
                 return rules
-            if len(probes) > MOST_PROBES:
+            if len(probes) >= MOST_PROBES:
                 raise Mismatch(failure)
+            probes.append(trial)
+            models.append(model)
 
     def _failure(self, sliced: bytes, model: nn.Module) -> str:
         """What is wrong with a sliced model, compared with the pruned network in torch."""

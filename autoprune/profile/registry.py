@@ -108,9 +108,7 @@ def _options(
     except ValueError:  # a built-in type, which tells none
         parameters = {}
     try:
-        hints = typing.get_type_hints(
-            factory.__init__ if inspect.isclass(factory) else factory
-        )
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except NameError:
         hints = {}
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
