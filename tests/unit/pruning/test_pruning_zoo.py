@@ -36,7 +36,7 @@ def apart(a, b):
 def test_pruned_equals_masked(name, dtype, limit):
     network = traced(name, dtype)
     rng = np.random.default_rng(1)
-    for _ in range(3):
+    for _ in range(3 if dtype == torch.float64 else 1):
         selection = random_selection(network, rng)
         pruned, masked = apply(network, selection), mask(network, selection)
         expected = run(masked, network.example_inputs)
