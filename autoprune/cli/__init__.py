@@ -1,5 +1,5 @@
 """The `autoprune` command."""
 
-from autoprune.cli.app import app, main
+from autoprune.cli.commands import app, main
 
 __all__ = ["app", "main"]

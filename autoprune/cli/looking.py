@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from autoprune.cli.app import HELD, NOT_HELD
+from autoprune.cli.commands import HELD, NOT_HELD
 from autoprune.cli.progress import TerminalProgress
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from autoprune.cli.app import HELD
+from autoprune.cli.commands import HELD
 from autoprune.cli.progress import TerminalProgress
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from autoprune import report, study
-from autoprune.cli.app import HELD, NOT_HELD, STOPPED
+from autoprune.cli.commands import HELD, NOT_HELD, STOPPED
 from autoprune.cli.progress import TerminalProgress
 from autoprune.core.errors import AutopruneError
 from autoprune.study.folder import RunFolder

@@ -57,6 +57,18 @@ class DeviceMeasure:
     def _inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.network.example_inputs, dict(self.network.example_kwargs)
 
+    @cached_property
+    def dense(self) -> bytes:
+        """The dense network as ONNX.
+
+        Raises:
+            ExportError: it can't be exported.
+        """
+        # The slicer has exported it already, where there was one to make.
+        if "slicer" in self.__dict__:
+            return self.slicer.dense
+        return self.export(self.network.model)
+
     def export(self, model: nn.Module) -> bytes:
         """A network as ONNX, for the example inputs.
 

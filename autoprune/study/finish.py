@@ -94,7 +94,6 @@ class Finisher:
         self._limits = limits
         self._progress = progress
         self._phases = phases
-        self._dense_onnx: bytes | None = None
 
     def build(self, trial: Trial) -> Shipped:
         """The winner's network as it was evaluated, compared with the masked dense one, measured.
@@ -149,15 +148,14 @@ class Finisher:
             return shipped
         self._progress.stage("measuring the exported network")
         with self._phases("export"):
-            if self._dense_onnx is None:
-                self._dense_onnx = self._device.export(self._evaluator.network.model)
+            dense_onnx = self._device.dense
             onnx = self._device.export(shipped.model)
         with self._phases("measure"):
-            own, dense = self._decided(onnx, self._dense_onnx)
+            own, dense = self._decided(onnx, dense_onnx)
         return replace(
             shipped,
             onnx=onnx,
-            dense_onnx=self._dense_onnx,
+            dense_onnx=dense_onnx,
             verification=own,
             dense_verification=dense,
         )

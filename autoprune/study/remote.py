@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.evaluate.base import EvaluatorPool, Work
+from autoprune.core.candidate import Candidate
+from autoprune.evaluate.base import EvaluatorPool, Outcome, Work
 from autoprune.evaluate.local import LocalPool
+from autoprune.evaluate.quiet import evaluating
 
 if TYPE_CHECKING:
+    from autoprune.study.cache import EvaluationCache
     from autoprune.study.evaluation import CandidateEvaluator
     from autoprune.study.task import Task
 
@@ -26,7 +29,7 @@ def make_pool(task: Task, evaluator: CandidateEvaluator) -> EvaluatorPool:
     """
     workers = task.config.workers
     if workers is None:
-        return LocalPool(evaluator)
+        return LocalPool(evaluator if task.cache is None else CachedWork(evaluator, task.cache))
     from autoprune.evaluate.ray import RayPool
 
     threads = workers.threads or max(1, int(workers.resources.get("cpu", 1)))
@@ -39,6 +42,27 @@ def make_pool(task: Task, evaluator: CandidateEvaluator) -> EvaluatorPool:
         retries=workers.retries,
         ordered=workers.ordered,
     )
+
+
+@dataclass(frozen=True)
+class CachedWork:
+    """Evaluates what no search of the batch has, and nothing while something is measured here.
+
+    Attributes:
+        work: evaluates.
+        cache: of the batch.
+    """
+
+    work: Work
+    cache: EvaluationCache
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        """What is known of a candidate, or what evaluating it gives."""
+        return self.cache.candidate(candidate, self._quietly)
+
+    def _quietly(self, candidate: Candidate) -> Outcome:
+        with evaluating():
+            return self.work(candidate)
 
 
 @dataclass(frozen=True)
@@ -68,13 +92,14 @@ class EvaluatorSource:
             ConfigError: an object can't be sent to another process.
         """
         from autoprune.evaluate.ray_cluster import pack
+        from autoprune.study.conduct import importance_of
 
         config = task.config
         objects = {
             "model": task.model,
             "example_inputs": task.example_inputs,
             "calibration": task.calibration,
-            "importance": task.importance,
+            "importance": importance_of(task),
             "evaluate": None if config.evaluate is not None else task.evaluate,
         }
         packed = {name: pack(value, name) for name, value in objects.items()}
@@ -110,7 +135,7 @@ class EvaluatorSource:
             network,
             evaluate,
             objective=config.objective,
-            importance=objects["importance"] or config.importance,
+            importance=objects["importance"],
             calibration=objects["calibration"] or (),
             reconstruct=config.reconstruct,
         )

@@ -117,13 +117,18 @@ class Session:
         self.progress.stage("evaluating the dense network")
         with self.phases("dense"):
             try:
-                metrics = evaluate_model(
-                    self.network.model, self.task.evaluate, self.config.objective
-                )
+                metrics = self._evaluate_dense()
             except EvaluationError as error:
                 raise EvaluationError(f"on the dense network: {error}") from error
         self._record("dense", 0, {"metrics": metrics})
         return metrics
+
+    def _evaluate_dense(self) -> dict[str, float]:
+        def evaluate() -> dict[str, float]:
+            return evaluate_model(self.network.model, self.task.evaluate, self.config.objective)
+
+        cache = self.task.cache
+        return evaluate() if cache is None else cache.dense(evaluate)
 
     # -- the search ----------------------------------------------------------------------------
 

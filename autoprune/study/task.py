@@ -23,6 +23,7 @@ from autoprune.study.references import call_reference, function_reference
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance
     from autoprune.pruning.recover import Loss
+    from autoprune.study.cache import EvaluationCache
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
 
@@ -44,6 +45,7 @@ class Task:
         profiler: an object, or None for the config's device.
         table: a cost model that predicts latency, or None for the config's.
         space: an object, or None for the config's.
+        cache: evaluations that a batch shares, or None.
         base: relative paths of the config start here.
     """
 
@@ -59,6 +61,7 @@ class Task:
     profiler: Profiler | None = None
     table: CostModel | None = None
     space: SearchSpace | None = None
+    cache: EvaluationCache | None = None
     base: Path = field(default_factory=Path.cwd)
 
 
@@ -72,6 +75,7 @@ def task_from_config(config: SearchConfig, base: Path) -> Task:
     Raises:
         ConfigError: something is missing, does not import, or gives something else.
     """
+    _given(config.model, "model")
     evaluate_name = _given(config.evaluate, "evaluate")
     model, inputs = build_model(config, base)
     return Task(
