@@ -193,5 +193,6 @@ def build_table(
         "seconds": round(time.monotonic() - started, 1),
         "stopped": stopped,
         "seed": seed,
+        "median_rounds": float(np.median([len(o.samples_ms) for o in table.observations])),
     }
     return table

@@ -67,6 +67,7 @@ class LatencyTable(CostModel):
         self.observations: list[Observation] = []
         self._known: weakref.WeakKeyDictionary[KernelGraph, Layout] = weakref.WeakKeyDictionary()
         self._fitted: _Fit | None = None
+        self._kernels: KernelModel | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -121,8 +122,11 @@ class LatencyTable(CostModel):
         taken = [(k, m) for k, m in zip(workloads.kept, measurements, strict=True) if usable(m)]
         if taken:
             self.layouts.setdefault(layout.fingerprint, layout)
-            self.observations += [Observation.of(layout, k, m, origin) for k, m in taken]
+            new = [Observation.of(layout, k, m, origin) for k, m in taken]
+            self.observations += new
             self._fitted = None
+            if any(o.kernel_ms for o in new):
+                self._kernels = None
         return len(taken)
 
     def update(self, workloads: Workloads, measurements: Sequence[Measurement]) -> None:
@@ -238,18 +242,9 @@ class LatencyTable(CostModel):
     def _make_fit(self) -> _Fit:
         reference = self.reference
         numbers = {fingerprint: i for i, fingerprint in enumerate(self.layouts)}
-        runs = [
-            Run(
-                self.layouts[o.network],
-                np.array(o.kept, dtype=np.int64),
-                np.array(o.kernel_ms),
-                self._is_reference(o),
-            )
-            for o in self.observations
-            if o.kernel_ms
-        ]
         kernels: KernelModel | WorkModel
-        kernels = KernelModel(runs) if runs else WorkModel(list(self.layouts.values()))
+        timed = any(o.kernel_ms for o in self.observations)
+        kernels = self._timed_kernels() if timed else WorkModel(list(self.layouts.values()))
         observed = list(self.observations)
         kept = {f: [np.array(o.kept) for o in observed if o.network == f] for f in self.layouts}
         sums = {f: kernels.predict(self.layouts[f], np.stack(k)) for f, k in kept.items()}
@@ -275,9 +270,26 @@ class LatencyTable(CostModel):
             Points(np.stack(parts), np.array(network, dtype=np.intp), fraction),
             np.array(ratio),
             np.array(noise),
-            factor=0.1 if runs else 1.0,
+            factor=0.1 if timed else 1.0,
         )
         return _Fit(kernels, whole, numbers, float(np.median(variance)))
+
+    def _timed_kernels(self) -> KernelModel:
+        """The kernel model, fitted anew only when kernels were timed since."""
+        if self._kernels is None:
+            self._kernels = KernelModel(
+                [
+                    Run(
+                        self.layouts[o.network],
+                        np.array(o.kept, dtype=np.int64),
+                        np.array(o.kernel_ms),
+                        self._is_reference(o),
+                    )
+                    for o in self.observations
+                    if o.kernel_ms
+                ]
+            )
+        return self._kernels
 
     def _is_reference(self, observation: Observation) -> bool:
         reference = self.reference
