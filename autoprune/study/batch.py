@@ -1,0 +1,233 @@
+"""Drives a batch: one Ray task for each search, tables first, failures tried again.
+
+Ray Tune is not used: it restores an experiment from pickled state of its own,
+where our searches already resume from their run folders, and no pickle is read from a file here.
+So the driver keeps no state but those folders; killed, it is begun again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoprune.evaluate.ray_cluster import Cluster, Packed, actor_options, connected
+from autoprune.study.batch_config import SweepConfig
+from autoprune.study.batch_folder import WAITING, BatchFolder, JobState
+from autoprune.study.batch_job import Ended, run_search, run_table
+
+#: Processes that a job may lose (killed, out of memory, node gone) before it counts as failed.
+LOST = 10
+#: Seconds between two looks at what goes on.
+TICK_S = 0.5
+
+#: Is shown every job's state now and then.
+Listener = Callable[[list[JobState]], None]
+
+
+@dataclass
+class _Unit:
+    """A table or a search on its way.
+
+    Attributes:
+        name: in the batch folder's `state`.
+        run: function and arguments; the search's attempts are added.
+        needs: name of the table that must be there first.
+        attempts: that failed.
+        lost: processes that died.
+        ref: of the Ray task, while it runs.
+        began: when it was seen to run, for the time limit.
+    """
+
+    name: str
+    function: Callable[..., Ended]
+    arguments: tuple[Any, ...]
+    needs: str | None = None
+    attempts: int = 0
+    lost: int = 0
+    ref: Any = None
+    began: float = field(default=math.inf)
+
+
+def run_batch(sweep: SweepConfig, base: Path, where: str, listener: Listener) -> BatchFolder:
+    """Run a sweep in a new folder.
+
+    Args:
+        sweep: what is asked for.
+        base: relative paths of its models start here.
+        where: its file, for messages.
+        listener: is shown the states.
+
+    Raises:
+        AutopruneError: the folder or the cluster can't be used.
+    """
+    folder = BatchFolder.create(sweep, base, where)
+    with folder:
+        drive(folder, listener)
+    return folder
+
+
+def resume_batch(path: Path, listener: Listener) -> BatchFolder:
+    """Go on with a batch: searches that were stopped, cancelled or failed.
+
+    Raises:
+        AutopruneError: the folder or the cluster can't be used, or another process drives it.
+    """
+    folder = BatchFolder.open(path)
+    with folder:
+        folder.cancelled.unlink(missing_ok=True)
+        folder.forget_failures()
+        drive(folder, listener)
+    return folder
+
+
+def cancel_batch(path: Path) -> bool:
+    """Have a batch ended; whether a process was driving it."""
+    folder = BatchFolder.open(path)
+    folder.cancelled.touch()
+    return folder.driven
+
+
+def drive(folder: BatchFolder, listener: Listener) -> None:
+    """Run everything that has no result yet; returns when nothing is left to run.
+
+    Raises:
+        ConfigError: the cluster can't be used, or no node has the resources of a job.
+        RunError: the cluster is gone.
+    """
+    units = _units(folder)
+    if not units:
+        return
+    jobs = folder.sweep.jobs
+    cpus = None
+    if jobs.address is None:
+        cpus = math.ceil(jobs.parallel * jobs.resources.get("cpu", 1.0))
+    with connected(jobs.address, cpus=cpus) as cluster:
+        cluster.require(jobs.resources)
+        _Driver(folder, cluster, units, listener).run()
+
+
+def _units(folder: BatchFolder) -> list[_Unit]:
+    """The tables that are missing, then the searches without a result."""
+    tables: dict[str, _Unit] = {}
+    searches = []
+    path = str(folder.path)
+    for index, job in enumerate(folder.jobs):
+        if (folder.run(job) / "result.json").exists():
+            continue
+        name = job.table
+        needs = name if name is not None and not folder.table(name).exists() else None
+        if needs is not None and needs not in tables:
+            tables[needs] = _Unit(f"table--{needs}", run_table, (path, needs, index))
+        searches.append(_Unit(job.name, run_search, (path, index), needs))
+        if folder.told(job.name).get("stage") is None:
+            folder.tell(job.name, {"stage": WAITING})
+    return [*tables.values(), *searches]
+
+
+class _Driver:
+    def __init__(
+        self, folder: BatchFolder, cluster: Cluster, units: list[_Unit], listener: Listener
+    ) -> None:
+        self._folder, self._cluster, self._listener = folder, cluster, listener
+        self._ray = cluster.ray
+        self._waiting = units
+        self._running: dict[Any, _Unit] = {}
+
+    def run(self) -> None:
+        try:
+            while self._waiting or self._running:
+                if self._folder.cancelled.exists():
+                    self._end_all()
+                    return
+                self._submit()
+                self._look()
+                self._listener([self._folder.state(j, driven=True) for j in self._folder.jobs])
+        except BaseException:
+            self._end_all()
+            raise
+
+    def _submit(self) -> None:
+        options = {
+            **actor_options(self._folder.sweep.jobs.resources),
+            "max_retries": 0,
+            # A process for each search: modules of one model are not seen by the next.
+            "max_calls": 1,
+        }
+        blocked = []
+        for unit in self._waiting:
+            if unit.needs is not None and not self._folder.table(unit.needs).exists():
+                blocked.append(unit)
+                continue
+            arguments = unit.arguments
+            if unit.function is run_search:
+                arguments = (*arguments, unit.attempts)
+            packed = Packed.of((unit.function, arguments), unit.name)
+            task = self._ray.remote(_begin).options(**options)
+            unit.ref, unit.began = task.remote(packed), math.inf
+            self._running[unit.ref] = unit
+        self._waiting = blocked
+
+    def _look(self) -> None:
+        ready, _ = self._ray.wait(list(self._running), timeout=TICK_S)
+        for ref in ready:
+            self._ended(self._running.pop(ref))
+        limit = self._folder.sweep.jobs.timeout_s
+        if limit is None:
+            return
+        for ref, unit in list(self._running.items()):
+            told = self._folder.told(unit.name)
+            if unit.began == math.inf and told.get("stage", WAITING) != WAITING:
+                unit.began = time.monotonic()
+            if time.monotonic() - unit.began > limit:
+                del self._running[ref]
+                self._ray.cancel(ref, force=True)
+                self._failed(unit, f"it took longer than {limit:g} s", fatal=False)
+
+    def _ended(self, unit: _Unit) -> None:
+        errors = self._ray.exceptions
+        try:
+            ended: Ended = self._ray.get(unit.ref)
+        except errors.RayTaskError as error:
+            ended = Ended(str(error.cause))
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.RayError) as error:
+            unit.lost += 1
+            if unit.lost <= LOST:
+                self._waiting.append(unit)
+                return
+            text = str(error).strip().splitlines()[0]
+            ended = Ended(f"its process died {unit.lost} times: {text}", fatal=True)
+        if ended.error is not None:
+            self._failed(unit, ended.error, fatal=ended.fatal)
+
+    def _failed(self, unit: _Unit, error: str, *, fatal: bool) -> None:
+        unit.attempts += 1
+        if not fatal and unit.attempts <= self._folder.sweep.jobs.retries:
+            self._waiting.append(unit)
+            return
+        if unit.function is run_search:
+            self._folder.fail(unit.name, error, unit.attempts)
+            return
+        # Without its table no search of it can begin; those on other tables go on.
+        for waiting in [w for w in self._waiting if w.needs == unit.arguments[1]]:
+            self._waiting.remove(waiting)
+            self._folder.fail(waiting.name, f"its latency table: {error}", unit.attempts)
+
+    def _end_all(self) -> None:
+        """End what runs; every search can be resumed."""
+        for ref in self._running:
+            if self._ray.is_initialized():
+                self._ray.cancel(ref, force=True)
+        self._running.clear()
+
+
+def _begin(packed: Packed) -> Ended:
+    function, arguments = packed.unpack()
+    ended: Ended = function(*arguments)
+    return ended
+
+
+__all__ = ["cancel_batch", "drive", "resume_batch", "run_batch"]
