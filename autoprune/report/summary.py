@@ -116,11 +116,14 @@ def remarks(data: Mapping[str, Any]) -> list[str]:
     trials = data["trials"]
     failed = f", {trials['failed']} failed" if trials["failed"] else ""
     verified = data["verified"]
-    measured = f", {len(verified)} measured end to end" if verified else ""
+    checked = f", {len(verified)} measured end to end" if verified else ""
     lines = [
-        f"{trials['finished']} trials{failed}{measured}, seed {data['seed']}, "
+        f"{trials['finished']} trials{failed}{checked}, seed {data['seed']}, "
         f"{duration(data['seconds']['total'])}"
     ]
+    measured = data["winner"]["measured"]
+    if measured is not None and measured["error"] is not None:
+        lines.append(f"latency could not be measured: {measured['error']}")
     table = data["table"]
     if table is not None:
         lines.append(

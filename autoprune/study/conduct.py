@@ -103,6 +103,9 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         phases=phases,
     )
     shipped = _ship(session, finisher, trials)
+    note = getattr(shipped.model, "autoprune_note", "")
+    if note:
+        notes.append(str(note))
     seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
     about: dict[str, Any] = {
         "table": _table_error(session),

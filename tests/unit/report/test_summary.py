@@ -118,6 +118,7 @@ def test_a_failed_measurement_is_no_number():
         )
     )
     assert "budget not held: latency_ms it could not be measured: no session" in text
+    assert "latency could not be measured: no session" in text
 
 
 def test_without_a_device_no_latency_is_shown():
