@@ -11,9 +11,9 @@ from torch import fx
 from autoprune.graph.network import Network
 from autoprune.pruning._sites import arguments_of, op_name
 
-#: Ops that sum over dimension 1 of their weight (a transposed convolution over dimension 0).
+#: Op → the dimension of its weight that it sums over.
 _WEIGHTED = {"linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1} | dict.fromkeys(
-    ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 0
+    ("addmm", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 0
 )
 #: Ops whose statistics run over channels.
 _NORMS = {"layer_norm", "rms_norm", "group_norm"}
@@ -41,7 +41,8 @@ def altered(network: Network, keep: npt.NDArray[np.bool_]) -> set[fx.Node]:
 def _alters(network: Network, node: fx.Node, keep: npt.NDArray[np.bool_]) -> bool:
     op = op_name(node)
     if op in _WEIGHTED:
-        weight: Any = network.labels.get(arguments_of(node)["weight"].name, ())
+        source = arguments_of(node)["mat2" if op == "addmm" else "weight"]
+        weight: Any = network.labels.get(source.name, ())
         dim = _WEIGHTED[op]
         return len(weight) > dim and weight[dim] is not None and not keep[weight[dim]].all()
     lost = [_lost(network.labels.get(source.name, ()), keep) for source in node.all_input_nodes]

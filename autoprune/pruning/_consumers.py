@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from autoprune.graph.network import Network
 from autoprune.pruning._rows import Window
@@ -22,6 +22,11 @@ from autoprune.pruning._tensors import named_tensors
 from autoprune.pruning._walk import ancestors, tensor_names
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+#: Layer → its arguments for input, weight and bias. addmm's weight is (in, out).
+_ARGUMENTS = {
+    **dict.fromkeys(("linear", *_CONVOLUTIONS), ("input", "weight", "bias")),
+    "addmm": ("mat1", "mat2", "self"),
+}
 _AFFINE = {"add", "mul", "add_", "mul_"}
 _IDENTITY = {"dropout", "dropout_", "feature_dropout", "alias", "contiguous", "clone", "detach"}
 
@@ -34,6 +39,9 @@ class Consumer:
         node: the op.
         weight: dotted name of its weight, which nothing else uses.
         bias: dotted name of its bias, or None.
+        input: what it reads.
+        transposed: whether the weight is (in, out) instead of (out, in, ...).
+        fan_in: inputs of one output channel.
         window: what it reads.
         channel: dimension of the output's channels.
         chain: operations on each channel alone that its output passes through.
@@ -46,6 +54,9 @@ class Consumer:
     node: fx.Node
     weight: str
     bias: str | None
+    input: fx.Node
+    transposed: bool
+    fan_in: int
     window: Window
     channel: int
     chain: tuple[fx.Node, ...]
@@ -55,9 +66,13 @@ class Consumer:
     shift: tuple[fx.Node, str] | None
 
     @property
-    def input(self) -> fx.Node:
-        """What it reads."""
-        return self.node.args[0]  # type: ignore[return-value]
+    def reads(self) -> int:
+        """The weight's dimension of input channels."""
+        return 0 if self.transposed else 1
+
+    def oriented(self, weight: Tensor) -> Tensor:
+        """A view of the weight as (out, in, ...)."""
+        return weight.t() if self.transposed else weight
 
 
 class _Names:
@@ -91,7 +106,7 @@ def consumers(network: Network) -> tuple[Consumer, ...]:
     for consumer in found:
         if consumer.other is not None:
             best = chosen.get(consumer.target.name)
-            if best is None or _fan_in(consumer) > _fan_in(best):
+            if best is None or consumer.fan_in > best.fan_in:
                 chosen[consumer.target.name] = consumer
     return tuple(c if c.other is None or chosen[c.target.name] is c else _alone(c) for c in found)
 
@@ -100,24 +115,19 @@ def _alone(consumer: Consumer) -> Consumer:
     return replace(consumer, other=None, target=consumer.end)
 
 
-def _fan_in(consumer: Consumer) -> int:
-    shape = arguments_of(consumer.node)["weight"].meta["val"].shape
-    return int(shape[1:].numel())
-
-
 def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
     op = op_name(node) if node.op == "call_function" else ""
-    if op != "linear" and op not in _CONVOLUTIONS:
+    if op not in _ARGUMENTS:
         return None
     arguments = arguments_of(node)
-    weight, bias = names.alone(arguments["weight"]), names.alone(arguments["bias"])
-    rank = node.meta["val"].ndim
-    if weight is None or (arguments["bias"] is not None and bias is None):
+    source, matrix, offset = (arguments[name] for name in _ARGUMENTS[op])
+    weight, bias = names.alone(matrix), names.alone(offset)
+    rank, dims = node.meta["val"].ndim, _CONVOLUTIONS.get(op, 0)
+    if weight is None or (offset is not None and bias is None):
         return None
-    if op != "linear" and rank != _CONVOLUTIONS[op] + 2:
+    if (dims and rank != dims + 2) or {arguments.get("alpha", 1), arguments.get("beta", 1)} != {1}:
         return None
-    window = Window() if op == "linear" else _window(arguments, _CONVOLUTIONS[op])
-    channel = rank - 1 if op == "linear" else 1
+    channel = 1 if dims else rank - 1
     chain = tuple(_chain(node, channel, names))
     end = chain[-1] if chain else node
     add, other = _residual(end)
@@ -126,8 +136,21 @@ def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
         name = names.alone(_bias_of(step, names))
         if name is not None:
             shift = (step, name)
+    shape = matrix.meta["val"].shape
     return Consumer(
-        node, weight, bias, window, channel, chain, end, other, add if add else end, shift
+        node=node,
+        weight=weight,
+        bias=bias,
+        input=source,
+        transposed=op == "addmm",
+        fan_in=int(shape[0] if op == "addmm" else shape[1:].numel()),
+        window=_window(arguments, dims) if dims else Window(),
+        channel=channel,
+        chain=chain,
+        end=end,
+        other=other,
+        target=add if add else end,
+        shift=shift,
     )
 
 

@@ -88,7 +88,9 @@ class ReconstructionImportance(Importance):
             group.name: [
                 (by_weight[member.tensor], member.indices)
                 for member in group.members
-                if member.role == "in" and member.dim == 1 and member.tensor in by_weight
+                if member.tensor in by_weight
+                and member.role == "in"
+                and member.dim == by_weight[member.tensor].reads
             ]
             for group in network.groups
         }
@@ -117,7 +119,7 @@ class ReconstructionImportance(Importance):
             layer = wanted.get(node)
             if layer is None:
                 return
-            weight = lookup(network.model)(layer.weight)
+            weight = layer.oriented(lookup(network.model)(layer.weight))
             groups = dense.values(layer.input)[0].shape[layer.channel] // weight.shape[1]
             rows = []
             for batch, value in enumerate(dense.values(layer.input)):

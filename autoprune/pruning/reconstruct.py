@@ -124,7 +124,9 @@ class Reconstructor:
         found = []
         for consumer in consumers(self.network):
             labels = self.network.parameters[consumer.weight]
-            if consumer.input in reached and (self.scope == "all" or labels[1] is not None):
+            if consumer.input in reached and (
+                self.scope == "all" or labels[consumer.reads] is not None
+            ):
                 found.append(consumer)
         return tuple(found)
 
@@ -183,7 +185,7 @@ class _Refit:
         self.layers = {
             c.node: c
             for c in owner._consumers
-            if 1 in kept.get(c.weight, {}) or (owner.scope == "all" and c.input in changed)
+            if c.reads in kept.get(c.weight, {}) or (owner.scope == "all" and c.input in changed)
         }
         aligned = {step for c in self.layers.values() for step in c.chain}
         self.norms = {
@@ -235,7 +237,7 @@ class _Refit:
         running.store(mean, var)
 
     def _refit(self, layer: Consumer) -> None:
-        weight = self.find(layer.weight)
+        weight = layer.oriented(self.find(layer.weight))
         width = self.walk.values(layer.input)[0].shape[layer.channel]
         groups = width // weight.shape[1]
         x, y = self._regression(layer, groups)
@@ -287,7 +289,9 @@ class _Refit:
         elif layer.shift is not None:
             step, name = layer.shift
             behind = layer.chain[layer.chain.index(step) + 1 :]
-            gain, _ = affine(self.walk, layer, step, behind, self.find(layer.weight))
+            gain, _ = affine(
+                self.walk, layer, step, behind, layer.oriented(self.find(layer.weight))
+            )
             fine = gain.abs() > 1e-12
             bias = self.find(name)
             change = torch.where(fine, amount / torch.where(fine, gain, 1), 0.0)

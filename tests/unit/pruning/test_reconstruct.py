@@ -106,6 +106,32 @@ def test_linear_layers_are_recovered() -> None:
     assert error(pruned, model, torch.randn(8, 7, 5, dtype=torch.float64)) < 1e-12
 
 
+def test_transposed_weights_are_recovered() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 4, dtype=torch.float64))
+            self.bias = nn.Parameter(torch.randn(4, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x, self.weight)
+
+    model = Redundant(Transposed(), flat=True).eval()
+    x = torch.randn(60, 5, dtype=torch.float64)
+    network = trace(model, (x[:4],))
+    for selection in (
+        keeping(network, make=[0, 1, 2, 3]),
+        select(
+            network,
+            Candidate.of({g.name: 4 for g in network.groups}),
+            ReconstructionImportance([x], ridge=1e-9),
+        ),
+    ):
+        pruned = apply(network, selection)
+        Reconstructor(network, [x], ridge=1e-12).apply(pruned, selection)
+        assert error(pruned, model, torch.randn(8, 5, dtype=torch.float64)) < 1e-9
+
+
 class Residual(nn.Module):
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -235,7 +261,7 @@ def test_shared_parameters_are_left_alone() -> None:
     assert [c.weight for c in consumers(network)] == ["make.weight"]
 
 
-@pytest.mark.parametrize("name", sorted(set(zoo.ZOO) - zoo.NEEDS_TRANSFORMERS))
+@pytest.mark.parametrize("name", sorted(zoo.ZOO))
 def test_every_architecture_can_be_refitted(name: str) -> None:
     model, inputs = zoo.build(name)
     network = trace(model, inputs)
