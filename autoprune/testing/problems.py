@@ -184,7 +184,12 @@ class SyntheticProblem:
     def _shape(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, 7])
         count = len(self.kernels.groups)
-        scale = rng.lognormal(0.0, 0.8, count)
+        names = self.kernels.groups
+        stages = sorted({name.partition(".")[0] for name in names})
+        # As in trained residual networks: wide stages and the first block of a stage need more.
+        late = np.array([stages.index(name.partition(".")[0]) for name in names])
+        first = np.array([name.split(".")[1] in ("0", "trunk") for name in names])
+        scale = rng.lognormal(0.0, 0.5, count) * 2.0**late * np.where(first, 2.0, 1.0)
         scale *= 9.0 / count / scale.mean()
         power = rng.uniform(1.5, 3.5, count)
         pair = rng.lognormal(0.0, 0.6, max(count - 1, 0)) * 6.0 / count

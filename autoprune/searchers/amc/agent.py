@@ -36,7 +36,9 @@ class Agent:
         tau: soft update of the targets.
         batch: transitions in a batch.
         capacity: of the replay buffer, in transitions.
-        baseline: weight of a new batch's mean reward in the moving average; 0 for no baseline.
+        baseline: weight of a new batch's mean reward in the moving average.
+        standardise: whether rewards are divided by their standard deviation in the buffer, so
+            that accuracies that hardly differ can be told apart.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Agent:
         batch: int = 64,
         capacity: int = 2000,
         baseline: float = 0.5,
+        standardise: bool = True,
     ) -> None:
         if kind not in AGENTS:
             raise ConfigError(f"agent must be one of {', '.join(AGENTS)}, got {kind!r}")
@@ -71,6 +74,7 @@ class Agent:
                 batch=batch,
                 capacity=capacity,
                 baseline=baseline,
+                standardise=standardise,
             )
 
     def act(self, state: Floats) -> float:
@@ -142,6 +146,7 @@ def _build(
     batch: int,
     capacity: int,
     baseline: float,
+    standardise: bool,
 ) -> Any:
     """A stable-baselines3 agent with two learning rates and a reward baseline."""
     import gymnasium
@@ -162,13 +167,12 @@ def _build(
 
         def sample(self, *args: Any, **kwargs: Any) -> Any:
             samples = super().sample(*args, **kwargs)
-            if not baseline:
-                return samples
             mean = float(samples.rewards.mean())
             self.average = (
                 mean if self.average is None else self.average + baseline * (mean - self.average)
             )
-            return samples._replace(rewards=samples.rewards - self.average)
+            scale = float(self.rewards[: self.size()].std()) if standardise else 1.0
+            return samples._replace(rewards=(samples.rewards - self.average) / max(scale, 1e-8))
 
     base: Any = {"ddpg": sb3.DDPG, "td3": sb3.TD3, "sac": sb3.SAC}[kind]
 

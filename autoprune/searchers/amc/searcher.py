@@ -45,15 +45,21 @@ class AmcSearcher(ProposingSearcher):
         sigma: standard deviation of the exploration during the warm-up.
         decay: of the exploration from then on, by episode; None fits it to the trials planned.
         least_sigma: where the decay ends.
-        updates: gradient steps after an episode; None is as many as the episode had steps.
+        updates: gradient steps after an episode; None is as many as the episode had steps, and
+            more where fewer trials are planned than the paper's 400, so that the agent takes as
+            many in all as in the paper's 300 episodes.
         fill: whether what is left of the budget is used up.
+        clip: whether actions are clipped one by one, as in the paper; False takes them as they
+            are and scales the whole episode to the budget instead.
         uniform_first: whether the first candidate is the uniform one.
         hidden: units in each of the two hidden layers.
-        actor_rate: learning rate of the actor.
+        actor_rate: learning rate of the actor; None is the paper's 1e-4, or 1e-3 where fewer than
+            its 400 trials are planned.
         critic_rate: learning rate of the critic.
         tau: soft update of the target networks.
         batch: transitions in a batch.
         replay: capacity of the replay buffer, in transitions.
+        standardise: whether rewards are divided by their standard deviation in the replay buffer.
     """
 
     def __init__(
@@ -68,13 +74,15 @@ class AmcSearcher(ProposingSearcher):
         least_sigma: float = 0.02,
         updates: int | None = None,
         fill: bool = True,
+        clip: bool = True,
         uniform_first: bool = True,
         hidden: int = 300,
-        actor_rate: float = 1e-4,
+        actor_rate: float | None = None,
         critic_rate: float = 1e-3,
         tau: float = 0.01,
         batch: int = 64,
         replay: int = 2000,
+        standardise: bool = True,
     ) -> None:
         super().__init__(context)
         if reward not in ("error", "error_log_cost"):
@@ -91,22 +99,29 @@ class AmcSearcher(ProposingSearcher):
             low,
             int(self.rng.integers(2**31)),
             hidden=hidden,
-            actor_rate=actor_rate,
+            actor_rate=actor_rate or (1e-3 if (context.trials or 400) < 400 else 1e-4),
             critic_rate=critic_rate,
             tau=tau,
             batch=batch,
             capacity=replay,
+            standardise=standardise,
         )
         self._reward = reward
-        self._updates = updates
+        self._updates = updates or self._planned_updates()
         self._fill = fill and reward == "error"
         self._uniform_first = uniform_first
+        self._clip = clip
         self._episodes = 0
         self._finished = 0
         self._repeats = 0
         self._worst: float | None = None
         graph = self.space.kernels
         self._dense_cost = context.cost_model.predict(graph.instantiate(graph.units[None]))[0]
+
+    def _planned_updates(self) -> int:
+        """Gradient steps an episode, so that all of them make up the paper's 300 episodes'."""
+        learning = max(1, (self.context.trials or 400) - self.exploration.warmup)
+        return max(1, round(len(self.walk.steps) * max(1.0, 300 / learning)))
 
     def _propose(self) -> Ints | None:
         if self._uniform_first and self._episodes == 0 and self._repeats == 0:
@@ -122,9 +137,11 @@ class AmcSearcher(ProposingSearcher):
             action = self.agent.act(self.walk.state(t, levels))
             if self.agent.kind != "sac" or self._episodes < self.exploration.warmup:
                 action = truncated_normal(action, width, self.walk.low, 1.0, self.rng)
-            levels[index] = self.walk.clip(t, levels, action)
-        if self._fill:
-            levels = self._hold(self.space.choice(levels).astype(np.float64))
+            place = self.walk.clip if self._clip else self.walk.nearest
+            levels[index] = place(t, levels, action)
+        if self._fill or not self._clip:
+            wanted = self.space.choice(levels).astype(np.float64)
+            levels = self._hold(wanted, "budget" if self._fill else "none")
         return levels
 
     def _taken(self, candidate: Candidate, levels: Ints) -> None:
@@ -145,7 +162,7 @@ class AmcSearcher(ProposingSearcher):
             self.agent.remember(self.walk.states(levels), self.walk.actions(levels), reward)
             self._finished += 1
             if self._finished > self.exploration.warmup:
-                self.agent.learn(self._updates or len(self.walk.steps))
+                self.agent.learn(self._updates)
 
     def reward(self, trial: Trial) -> float | None:
         """The reward of a trial; None where it failed."""

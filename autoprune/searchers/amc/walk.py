@@ -95,6 +95,13 @@ class Walk:
         distance = np.where(held, np.abs(choices - action * self.space.units[index]), np.inf)
         return int(distance.argmin())
 
+    def nearest(self, t: int, levels: Ints, action: float) -> int:
+        """The level of step t that is nearest to a keep ratio, whether or not it is allowed."""
+        del levels
+        index = int(self.steps[t])
+        choices = np.array(self.space.decisions[index].choices, dtype=np.float64)
+        return int(np.abs(choices - action * self.space.units[index]).argmin())
+
     def _states(self, steps: Ints, rows: Ints, actions: Floats) -> Floats:
         """(M, 11) states of steps, given (M, n) levels in which what is undecided is widest."""
         workloads = self.space.kernels.instantiate(self.space.kept(rows))

@@ -179,6 +179,21 @@ def test_rewards():
     assert both.reward(same) > both.reward(trial)  # as accurate and cheaper
 
 
+def test_gradient_steps_make_up_for_short_searches():
+    steps = len(make_context(PROBLEM).space)
+    assert AmcSearcher(make_context(PROBLEM), hidden=16)._updates == steps
+    assert AmcSearcher(make_context(PROBLEM, trials=400), hidden=16)._updates == steps
+    assert AmcSearcher(make_context(PROBLEM, trials=100), hidden=16)._updates == 4 * steps
+    assert AmcSearcher(make_context(PROBLEM, trials=100), hidden=16, updates=2)._updates == 2
+
+
+@pytest.mark.parametrize("fill", [True, False])
+def test_unclipped_episodes_hold_the_budget_too(fill):
+    searcher = AmcSearcher(make_context(PROBLEM, trials=8), clip=False, fill=fill, hidden=16)
+    for _ in range(4):
+        assert searcher.oracle.holds(searcher.episode()[None])[0]
+
+
 def test_clipped_episodes_need_no_projection():
     context = make_context(PROBLEM, trials=8)
     searcher = AmcSearcher(context, fill=False, uniform_first=False, hidden=16)

@@ -9,7 +9,7 @@ from autoprune.testing import searchers as suite
 @pytest.mark.parametrize("check", suite.CHECKS)
 @pytest.mark.parametrize("name", BUILTIN)
 def test_contract(name, check):
-    options = {"hidden": 32} if name == "amc" else {}
+    options = {"hidden": 16, "updates": 4} if name == "amc" else {}
     suite.CHECKS[check](lambda context: make_searcher(name, context, **options))
 
 
