@@ -72,12 +72,15 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of the network's structure, the same in every process (hexadecimal)."""
-        text = json.dumps(
-            [self.groups, self.units.tolist(), [k.__dict__ for k in self.kernels]],
-            sort_keys=True,
-            default=str,
-        )
+        """A short name of the network's structure, the same in every process (hexadecimal).
+
+        Of its groups, and of each kernel's op, channels and work; not of how kernels are named or
+        described, so that a table outlives changes there.
+        """
+        kernels = [
+            [k.op, k.base, [sorted(row.items()) for row in k.weight], k.macs] for k in self.kernels
+        ]
+        text = json.dumps([self.groups, self.units.tolist(), kernels])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property

@@ -89,8 +89,12 @@ class LatencyTable(CostModel):
         """The layout of a traced network, described once."""
         layout = self._known.get(graph)
         if layout is None:
-            layout = Layout.of(graph)
-            layout = self._known[graph] = self.layouts.get(layout.fingerprint, layout)
+            layout = self._known[graph] = Layout.of(graph)
+            stored = self.layouts.get(layout.fingerprint)
+            if stored is not None and stored.kernels != layout.kernels:
+                # Measured when kernels were described otherwise: the same ones in the same order.
+                self.layouts[layout.fingerprint] = layout
+                self._kernels = self._fitted = None
         return layout
 
     def knows(self, graph: KernelGraph) -> bool:

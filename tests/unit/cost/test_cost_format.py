@@ -205,3 +205,15 @@ def test_a_table_given_by_path_must_be_there_and_fit(
         find_table(tmp_path / "none.jsonl", DEVICE)
     with pytest.raises(TableMismatchError, match="threads"):
         find_table(path, replace(DEVICE, threads=2))
+
+
+def test_a_table_outlives_another_way_of_describing_kernels(path: Path, graph: KernelGraph) -> None:
+    ours = LatencyTable.load(path).predict(graph.instantiate(kept(graph))).mean["latency_ms"]
+    lines = path.read_text().splitlines()[:-1]
+    lines = [line.replace("conv2d kernel_size", "convolution of") for line in lines]
+    lines = [line.replace('"name": "conv', '"name": "c') for line in lines]
+    path.write_text(seal(lines))
+    table = LatencyTable.load(path, DEVICE)
+    assert table.knows(graph)
+    again = table.predict(graph.instantiate(kept(graph))).mean["latency_ms"]
+    np.testing.assert_allclose(again, ours)
