@@ -197,6 +197,47 @@ def devices(json: Json = False) -> None:
     raise typer.Exit(run_devices(as_json=json))
 
 
+@app.command()
+def batch(
+    what: Annotated[
+        str, typer.Argument(help="A sweep's YAML, or what to do with RUN: status, resume, cancel.")
+    ],
+    run: Annotated[Path | None, typer.Argument(help="Folder of a batch.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would run and about how long; run nothing.")
+    ] = False,
+    ray_address: RayAddress = None,
+    settings: Sets = None,
+    json: Json = False,
+) -> None:
+    """Run models × budgets × devices × searchers × seeds as one batch, on Ray.
+
+    autoprune batch SWEEP.yaml; autoprune batch status|resume|cancel RUN.
+    Exit status: 0 every budget holds, 1 not, 2 the input is wrong.
+    """
+    from autoprune.cli import batching
+    from autoprune.core.errors import ConfigError
+
+    address = [] if ray_address is None else [f"jobs.address={ray_address}"]
+    more = [*address, *(settings or [])]
+    if what not in ("status", "resume", "cancel"):
+        if run is not None:
+            raise ConfigError(
+                f"batch takes a sweep's YAML, or status, resume or cancel and a folder; got "
+                f"{what!r} and {str(run)!r}"
+            )
+        code = batching.run_sweep(Path(what), more, dry_run=dry_run, as_json=json)
+        raise typer.Exit(code)
+    if run is None:
+        raise ConfigError(f"batch {what} needs the folder of a batch: autoprune batch {what} RUN")
+    if dry_run or more:
+        raise ConfigError(f"batch {what} takes no --dry-run, --set or --ray-address")
+    if what == "cancel":
+        raise typer.Exit(batching.run_batch_cancel(run))
+    show = batching.run_batch_status if what == "status" else batching.run_batch_resume
+    raise typer.Exit(show(run, as_json=json))
+
+
 def main() -> None:
     """Run the command; a user's mistake ends with its message and status 2."""
     try:

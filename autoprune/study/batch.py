@@ -123,8 +123,7 @@ def _units(folder: BatchFolder) -> list[_Unit]:
         if needs is not None and needs not in tables:
             tables[needs] = _Unit(f"table--{needs}", run_table, (path, needs, index))
         searches.append(_Unit(job.name, run_search, (path, index), needs))
-        if folder.told(job.name).get("stage") is None:
-            folder.tell(job.name, {"stage": WAITING})
+        folder.tell(job.name, {**folder.told(job.name), "stage": WAITING})
     return [*tables.values(), *searches]
 
 
@@ -166,7 +165,7 @@ class _Driver:
             if unit.function is run_search:
                 arguments = (*arguments, unit.attempts)
             packed = Packed.of((unit.function, arguments), unit.name)
-            task = self._ray.remote(_begin).options(**options)
+            task = self._ray.remote(**options)(_begin)
             unit.ref, unit.began = task.remote(packed), math.inf
             self._running[unit.ref] = unit
         self._waiting = blocked

@@ -211,7 +211,7 @@ def _model_name(model: Mapping[str, Any], where: str) -> str:
 
 def _labels(given: list[Any]) -> list[str]:
     """Names; with their options where two have the same name."""
-    names = [named.name if named is not None else "" for named in given]
+    names = [named.name.rpartition(":")[2] if named is not None else "" for named in given]
     return [
         name if names.count(name) == 1 else f"{name}({_options(named.options)})"
         for name, named in zip(names, given, strict=True)

@@ -1,0 +1,231 @@
+"""`autoprune batch`: run a sweep, look at it, go on with it, end it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from autoprune.cli.commands import HELD, NOT_HELD, STOPPED
+from autoprune.study.batch_folder import ENDED, RUNNING, BatchFolder, JobState
+
+#: Rows of the live table at most; those that run come first.
+ROWS = 30
+_STYLES = {"held": "green", "not held": "yellow", "failed": "red", "running": "cyan"}
+
+
+def run_sweep(config: Path, settings: Sequence[str], *, dry_run: bool, as_json: bool) -> int:
+    """Run a sweep, or tell what it would run."""
+    from autoprune.study.batch import run_batch
+    from autoprune.study.batch_config import read_sweep
+
+    sweep = read_sweep(config, list(settings))
+    base = config.absolute().parent
+    if dry_run:
+        return _dry_run(sweep, base, str(config), as_json=as_json)
+    with _Shown(as_json=as_json) as shown:
+        try:
+            folder = run_batch(sweep, base, str(config), shown)
+        except KeyboardInterrupt:
+            return _stopped(Path(sweep.out))
+    return _close(folder, as_json=as_json)
+
+
+def run_batch_resume(run: Path, *, as_json: bool) -> int:
+    """Go on with a batch."""
+    from autoprune.study.batch import resume_batch
+
+    with _Shown(as_json=as_json) as shown:
+        try:
+            folder = resume_batch(run, shown)
+        except KeyboardInterrupt:
+            return _stopped(run)
+    return _close(folder, as_json=as_json)
+
+
+def run_batch_status(run: Path, *, as_json: bool) -> int:
+    """How far every search of a batch is; exit status 0 only if all held."""
+    folder = BatchFolder.open(run)
+    states = folder.states()
+    if as_json:
+        jobs = [
+            {
+                "name": s.job.name,
+                "state": s.state,
+                "trials": s.trials,
+                "total": s.total,
+                "best": s.best,
+                "note": s.note,
+            }
+            for s in states
+        ]
+        print(json.dumps({"driven": folder.driven, "jobs": jobs}, ensure_ascii=False))
+    else:
+        Console().print(_table(states, rows=len(states)))
+    return HELD if all(s.state == "held" for s in states) else NOT_HELD
+
+
+def run_batch_cancel(run: Path) -> int:
+    """End a batch; what is finished stays, and it can be resumed."""
+    from autoprune.study.batch import cancel_batch
+
+    driven = cancel_batch(run)
+    text = "its searches are ended now" if driven else "nothing drives it at the moment"
+    Console(stderr=True).print(
+        f"cancelled: {text}; go on with: autoprune batch resume {run}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return HELD
+
+
+class _Shown:
+    """Shows states as a live table on a terminal, else a line when one ends."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._console = Console(stderr=True)
+        self._live = (
+            Live(console=self._console, auto_refresh=False, transient=True)
+            if self._console.is_terminal and not as_json
+            else None
+        )
+        self._ended: dict[str, str] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> _Shown:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, states: list[JobState]) -> None:
+        if self._live is not None:
+            if time.monotonic() - self._last >= 0.5:
+                self._last = time.monotonic()
+                self._live.update(_table(states), refresh=True)
+            return
+        for state in states:
+            if state.state in ENDED and self._ended.get(state.job.name) != state.state:
+                self._ended[state.job.name] = state.state
+                best = "" if state.best is None else f", best {state.best:.4f}"
+                note = f": {state.note}" if state.note else ""
+                self._console.print(
+                    f"{state.job.name}: {state.state}{best}{note}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+
+
+def _table(states: list[JobState], rows: int = ROWS) -> RenderableType:
+    counts: dict[str, int] = {}
+    for state in states:
+        counts[state.state] = counts.get(state.state, 0) + 1
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("search", "state", "trials", "best", ""):
+        table.add_column(heading, overflow="fold" if heading in ("search", "") else "ellipsis")
+    shown = sorted(states, key=lambda s: s.state != RUNNING) if len(states) > rows else states
+    for state in shown[:rows]:
+        table.add_row(
+            state.job.name,
+            Text(state.state, style=_STYLES.get(state.state, "dim")),
+            f"{state.trials}/{state.total}",
+            "" if state.best is None else f"{state.best:.4f}",
+            Text(state.note),
+        )
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    more = f"; {len(states) - rows} more" if len(states) > rows else ""
+    return Group(table, Text(f"{len(states)} searches: {told}{more}", style="bold"))
+
+
+def _close(folder: BatchFolder, *, as_json: bool) -> int:
+    from autoprune.report.batch import batch_picture
+    from autoprune.study.batch_summary import write_summary
+
+    data = write_summary(folder)
+    picture = batch_picture(data, folder.path / "summary.png")
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False))
+    else:
+        _print_summary(folder, data, picture)
+    if folder.cancelled.exists():
+        return STOPPED
+    return HELD if set(data["states"]) == {"held"} else NOT_HELD
+
+
+def _print_summary(folder: BatchFolder, data: dict[str, Any], picture: Path | None) -> None:
+    console = Console()
+    console.print(_table(folder.states(), rows=len(folder.jobs)))
+    console.print()
+    for best in data["best"]:
+        device = f" on {best['device']}" if best["device"] else ""
+        latency = "" if best["latency_ms"] is None else f", {best['latency_ms']:.4g} ms"
+        found = (
+            "no search held it"
+            if best["folder"] is None
+            else f"{best['value']:.4f}{latency}: {folder.path / best['folder']}"
+        )
+        text = f"best of {best['model']}, {best['budget']}{device}: {found}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for path in (folder.path / "summary.csv", picture):
+        if path is not None:
+            console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _dry_run(sweep: Any, base: Path, where: str, *, as_json: bool) -> int:
+    from autoprune.study.batch_estimate import estimate
+
+    found = estimate(sweep, base, where)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "jobs": [job.name for job in found.jobs],
+                    "evaluation_s": found.evaluation_s,
+                    "tables": found.tables,
+                    "seconds": found.seconds,
+                }
+            )
+        )
+        return HELD
+    console = Console()
+    for job in found.jobs:
+        line = f"{job.name}: {job.config.trials} trials"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for model, seconds in found.evaluation_s.items():
+        console.print(f"{model}: {seconds:.2f} s an evaluation", markup=False, highlight=False)
+    console.print(
+        f"{len(found.jobs)} searches, {found.tables} latency tables: at most about "
+        f"{_duration(found.seconds)} with {sweep.jobs.parallel} at a time, recovery not counted",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return HELD
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _stopped(run: Path) -> int:
+    Console(stderr=True).print(
+        f"stopped; go on with: autoprune batch resume {run}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return STOPPED
