@@ -26,7 +26,13 @@ from autoprune.study.progress import Progress
 from autoprune.study.result import Result, result_data
 from autoprune.study.session import Session
 from autoprune.study.store import Store
-from autoprune.study.table import bounds_latency, make_profiler, prepare_table, table_edges
+from autoprune.study.table import (
+    bounds_latency,
+    check_metrics,
+    make_profiler,
+    prepare_table,
+    table_edges,
+)
 from autoprune.study.verify import holds
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     config = task.config
     check_train(task)
     check_searcher(task)
+    check_metrics(task)
     phases = Phases()
     notes: list[str] = []
     progress.stage("tracing the network")

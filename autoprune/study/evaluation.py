@@ -171,4 +171,6 @@ class CandidateEvaluator:
             error = str(problem)
         except AutopruneError as problem:
             error = f"{type(problem).__name__}: {problem}"
+        except Exception as problem:  # Building runs the user's network on the user's batches.
+            error = f"the pruned network could not be built: {describe(problem)}"
         return Outcome(metrics, error, time.perf_counter() - start, phases.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from autoprune.core.budget import Budget
 from autoprune.core.data import data_folders
 from autoprune.core.device import Profiler
-from autoprune.core.errors import ConfigError, TableMismatchError
+from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
+from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import CostModel
 from autoprune.cost.table import LatencyTable
 from autoprune.study.config import SearchConfig
@@ -26,6 +28,27 @@ if TYPE_CHECKING:
 def bounds_latency(budget: Mapping[str, float | str] | str | Budget) -> bool:
     """Whether a budget bounds what only a device can tell."""
     return any(metric in MEASURED for metric in Budget.parse(budget).limits)
+
+
+def check_metrics(task: Task) -> None:
+    """Refuse a budget on what nothing here predicts, before anything is measured.
+
+    Raises:
+        BudgetError: names the metric, and the nearest that there is.
+    """
+    known = [
+        *AnalyticCost().metrics,
+        *(("latency_ms",) if task.table is None else task.table.metrics),
+    ]
+    for metric in Budget.parse(task.config.budget).limits:
+        if metric in known:
+            continue
+        near = difflib.get_close_matches(metric, [*known, "latency", "memory", "flops"], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise BudgetError(
+            f"budget {metric} can't be predicted here{hint} (there are: {', '.join(known)}); for "
+            "a metric of your own, give a cost model that predicts it by `table`"
+        )
 
 
 def make_profiler(config: SearchConfig) -> Profiler:

@@ -48,6 +48,8 @@ GOOD = ("--model", "tiny_task:build", "--inputs", "2x3x8x8", "--evaluate", "tiny
         (["search", *GOOD, "--budget", "latency=0.5x", "--device", "abacus"], "profiler must be"),
         (["search", *GOOD, "--budget", "latency=0.5x", "--set", "device=null"], "needs a device"),
         (["search", *GOOD, "--budget", "macs=0.0001x"], "is the least"),
+        (["search", *GOOD, "--budget", "latencyy=0.5x"], "did you mean 'latency'?"),
+        (["search", *GOOD, "--budget", "energy=0.5x"], "budget energy_mj can't be predicted here"),
         (["resume", "nowhere"], "does not exist"),
         (["verify", "."], "holds no run"),
         (["export", "nowhere", "--out", "x.onnx"], "does not exist"),

@@ -95,6 +95,17 @@ def test_a_failure_is_an_outcome(network):
     assert outcome.metrics == {}
 
 
+def test_a_network_that_can_not_be_built_is_an_outcome_too(network, monkeypatch):
+    evaluator = CandidateEvaluator(network, tiny_task.evaluate)
+
+    def broken(*_args):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(evaluator, "build", broken)
+    outcome = evaluator(half(network))
+    assert "could not be built: RuntimeError: mat1 and mat2" in outcome.error
+
+
 def test_ctrl_c_is_no_failure(network):
     def stop(model):
         raise KeyboardInterrupt
