@@ -47,7 +47,7 @@ class AmcSearcher(ProposingSearcher):
         least_sigma: where the decay ends.
         updates: gradient steps after an episode; None is as many as the episode had steps, and
             more where fewer trials are planned than the paper's 400, so that the agent takes as
-            many in all as in the paper's 300 episodes.
+            many in all as in the paper's 300 episodes (8 times the episode's steps at most).
         fill: whether what is left of the budget is used up.
         clip: whether actions are clipped one by one, as in the paper; False takes them as they
             are and scales the whole episode to the budget instead.
@@ -119,9 +119,12 @@ class AmcSearcher(ProposingSearcher):
         self._dense_cost = context.cost_model.predict(graph.instantiate(graph.units[None]))[0]
 
     def _planned_updates(self) -> int:
-        """Gradient steps an episode, so that all of them make up the paper's 300 episodes'."""
+        """Gradient steps an episode, so that all of them make up the paper's 300 episodes'.
+
+        Eight times as many as the episode has steps at most.
+        """
         learning = max(1, (self.context.trials or 400) - self.exploration.warmup)
-        return max(1, round(len(self.walk.steps) * max(1.0, 300 / learning)))
+        return max(1, round(len(self.walk.steps) * min(8.0, max(1.0, 300 / learning))))
 
     def _propose(self) -> Ints | None:
         if self._uniform_first and self._episodes == 0 and self._repeats == 0:

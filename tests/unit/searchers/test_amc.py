@@ -146,7 +146,11 @@ def test_callers_random_states_are_left_alone(kind):
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     context = make_context(PROBLEM, trials=6)
-    run_search(lambda c: make_searcher("amc", c, agent=kind, hidden=16, warmup=2), PROBLEM, context)
+    run_search(
+        lambda c: make_searcher("amc", c, agent=kind, hidden=16, warmup=2, updates=4),
+        PROBLEM,
+        context,
+    )
     after = (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002
     assert before == after
 
@@ -159,7 +163,7 @@ def test_other_agents_are_reproducible(kind):
         torch.manual_seed(noise)  # what the caller does with torch does not matter
         runs.append(
             run_search(
-                lambda c: make_searcher("amc", c, agent=kind, hidden=16, warmup=3),
+                lambda c: make_searcher("amc", c, agent=kind, hidden=16, warmup=3, updates=4),
                 PROBLEM,
                 context,
             )

@@ -39,9 +39,8 @@ def test_learners_beat_uniform_and_random(name, latency):
     assert best(name, latency) > max(best("uniform", latency), best("random", latency)) + 0.005
 
 
-def test_evolve_stays_strong_in_batches_and_its_model_helps():
+def test_evolve_stays_strong_in_batches():
     assert best("evolve", batch=6) > max(best("uniform"), best("random")) + 0.005
-    assert best("evolve") >= best("evolve", surrogate=False)
 
 
 def test_amc_beats_uniform_and_learns():
