@@ -1,6 +1,7 @@
 """A search that takes a second: a small residual network whose task is to agree with itself."""
 
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,21 @@ class Tiny(nn.Module):
 
     def forward(self, x):
         x = self.block2(self.block1(F.relu(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class Padded(nn.Module):
+    """Its forward hard-codes a width (a zero-padded shortcut), so pruned it becomes a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image):
+        x = F.relu(self.stem(image))
+        x = F.relu(self.conv(x) + F.pad(x, (0, 0, 0, 0, 4, 4)))
         return self.head(x.mean((2, 3)))
 
 
@@ -85,3 +101,8 @@ def calibration():
 def train(batch=64):
     x, labels, _ = _data()
     return list(zip(x.split(batch), labels.split(batch), strict=True))
+
+
+def waits(model, s=600):
+    time.sleep(s)
+    return evaluate(model)

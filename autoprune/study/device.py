@@ -140,8 +140,11 @@ class DeviceMeasure:
     ) -> list[Measurement]:
         from autoprune.export.onnx import input_arrays
 
-        feeds = input_arrays(models[0], *self._inputs)
-        artifacts = [Artifact(key, model, feeds) for key, model in zip(keys, models, strict=True)]
+        # A pruned network may call its inputs otherwise than the dense one.
+        artifacts = [
+            Artifact(key, model, input_arrays(model, *self._inputs))
+            for key, model in zip(keys, models, strict=True)
+        ]
         found = self.profiler.measure(artifacts, protocol)
         if len(found) != len(artifacts):
             raise ProfilerError(

@@ -186,6 +186,21 @@ def test_importances(importance):
     assert result.held
 
 
+def test_a_network_that_becomes_a_graph_is_measured_too():
+    torch.manual_seed(0)
+    result = autoprune.search(
+        tiny_task.Padded().eval(),
+        tiny_task.inputs(),
+        budget="macs=0.6x",
+        evaluate=lambda model: float(model(tiny_task.inputs()).std()),
+        device=FakeProfiler(),
+        searcher="random",
+        trials=3,
+    )
+    assert result.verification.measurement.ok
+    assert result.verification.latency_ms < result.dense_cost.latency_ms
+
+
 def test_the_same_seed_gives_the_same_trials():
     runs = [[(t.candidate, t.score()) for t in quick(seed=seed).trials] for seed in (5, 5, 6)]
     assert runs[0] == runs[1]
