@@ -107,7 +107,9 @@ def _read(path: Path) -> Outcome | None:
         metrics = {str(name): float(value) for name, value in data["metrics"].items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}; mend the rights") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path} is no finished evaluation ({error}); delete it and resume the batch"
         ) from error
