@@ -71,3 +71,24 @@ class Raising:
 
     def evaluate(self, candidate):
         raise ZeroDivisionError(f"at {candidate['conv']}")
+
+
+class Synthetic:
+    """The accuracy of a synthetic problem, after a pause that differs from time to time.
+
+    Args:
+        jitter_s: the longest pause.
+    """
+
+    def __init__(self, jitter_s=0.0):
+        self.jitter_s = jitter_s
+
+    def __call__(self):
+        from autoprune.testing.problems import SyntheticProblem
+
+        self.problem = SyntheticProblem.resnet(blocks=1)
+        return self.evaluate
+
+    def evaluate(self, candidate):
+        time.sleep(self.jitter_s * (time.perf_counter_ns() % 1000) / 1000)
+        return Outcome(self.problem.evaluate(candidate))
