@@ -27,6 +27,9 @@ _KINDS = (
 )
 _DECORATION = re.compile(r"(^node_|_nchwc$|_token_\d+$|/.*$)")
 
+#: The exporter's name of a normalisation.
+_NORM = re.compile(r"^_native_(\w+?)_legit(?:_no_training)?")
+
 
 def charge(layout: Layout, kept: Ints, times: Sequence[KernelTime]) -> Floats:
     """Time of each kernel of a network, in ms; 0 for one that was fused into another.
@@ -62,23 +65,35 @@ def charge(layout: Layout, kept: Ints, times: Sequence[KernelTime]) -> Floats:
 def _named(
     layout: Layout, time: KernelTime, index: dict[str, int], layers: dict[str, list[int]]
 ) -> int | None:
-    """The kernel that a node's names tell: the heavy one of those it covers, else the first."""
+    """The kernel that a node's names tell: the heavy one of those it covers, else the first.
+
+    A heavy node that is named only after the light ops fused into it stands for the heavy kernel
+    before the first of those.
+    """
+    kind = _kind(time.op)
     found: list[int] = []
     for name in (*time.layers, time.name):
-        plain = _DECORATION.sub("", name)
+        plain = _plain_name(name)
         if plain in index:
             found.append(index[plain])
             continue
         for path in (name, name.rsplit(".", 1)[0]):
             heavy = [i for i in layers.get(path, ()) if layout.kernels[i].op in HEAVY]
-            if path and len(heavy) == 1 and _kind(time.op) == _plain(layout.kernels[heavy[0]].op):
+            if path and len(heavy) == 1 and kind == _plain(layout.kernels[heavy[0]].op):
                 found.append(heavy[0])
                 break
     heavy = [i for i in found if layout.kernels[i].op in HEAVY]
-    kind = _kind(time.op)
-    if kind is not None and not heavy:
-        return None  # named after what was fused into it: left to order and shape
-    return heavy[0] if heavy else (found[0] if found else None)
+    if heavy:
+        return heavy[0]
+    if kind is None or not found:
+        return found[0] if found and kind is None else None
+    before = range(min(found) - 1, -1, -1)
+    return next((i for i in before if _plain(layout.kernels[i].op) == kind), None)
+
+
+def _plain_name(name: str) -> str:
+    """A runtime's or exporter's name of a node as the traced graph has it."""
+    return _NORM.sub(r"\1", _DECORATION.sub("", name))
 
 
 def _in_order(

@@ -20,7 +20,7 @@ from autoprune.core.cost import Floats
 
 #: Prior medians of the standard deviations: offset (in units of the reference's latency), slope,
 #: factor of a signature, network, smooth, single candidate; last a factor on the stated noise.
-_PRIOR = np.log([0.02, 0.05, 0.1, 0.02, 0.01, 0.01, 1.0])
+_PRIOR = np.log([0.15, 0.15, 0.1, 0.02, 0.01, 0.01, 1.0])
 _PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.25])
 #: Length scale of the smooth part: root mean square difference of kept fractions.
 _LENGTH = 0.15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from autoprune.cost.layout import KernelLayout, Layout
 
 #: Usual relative deviations: of one kernel in one run, and of a whole run from the others.
 _KERNEL_NOISE, _DRIFT = 0.03, 0.05
+#: No run is taken to be further off than this (log).
+_FAR = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,14 @@ class Run:
         kept: (G,) kept units.
         times: (K,) each kernel's time in ms; 0 for one that was fused into another.
         dense: whether it is the reference network, unpruned.
+        ratio: the whole run's latency to the reference's, measured beside it; NaN if not known.
     """
 
     layout: Layout
     kept: Ints
     times: Floats
     dense: bool = False
+    ratio: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +89,16 @@ def pool(runs: Sequence[Run]) -> dict[str, Pool]:
     return result
 
 
-def run_scales(pools: Mapping[str, Pool], runs: Sequence[Run], rounds: int = 8) -> Floats:
+def run_scales(pools: Mapping[str, Pool], runs: Sequence[Run], rounds: int = 6) -> Floats:
     """(runs,) how much slower than usual the machine was during each run.
 
-    Alternates between the median time of each kernel shape over the runs that share it and the
-    weighted median of each run's ratio to those. The reference's runs are usual by definition.
+    First from each run's sum of kernels against its latency ratio, which was measured beside the
+    reference; then from the kernel shapes it shares with other runs, alternating between the
+    median time of each shape and the weighted median of each run's ratio to those. The second is
+    held close to the first: runs of small kernels share little with others, and a runtime's
+    profile is coarse there. The reference's runs are usual by definition.
     """
+    first = _from_ratios(runs)
     cells, run, log_t, weight = [], [], [], []
     offset = 0
     for one in pools.values():
@@ -100,26 +109,48 @@ def run_scales(pools: Mapping[str, Pool], runs: Sequence[Run], rounds: int = 8) 
         log_t.append(np.log(one.t[ok]))
         weight.append(one.t[ok])
         offset += len(shapes)
-    if not cells or not sum(map(len, cells)):
-        return np.ones(len(runs))
-    cell, of_run = np.concatenate(cells), np.concatenate(run)
-    logs, weights = np.concatenate(log_t), np.concatenate(weight)
-    several = np.array([len(set(of_run[cell == c].tolist())) > 1 for c in range(offset)])
-    use = several[cell]
-    if not use.any():
-        return np.ones(len(runs))
+    cell = np.concatenate([np.zeros(0, dtype=np.intp), *cells])
+    of_run = np.concatenate([np.zeros(0, dtype=np.intp), *run])
+    logs, weights = np.concatenate([np.zeros(0), *log_t]), np.concatenate([np.zeros(0), *weight])
+    pairs = np.unique(np.stack([cell, of_run]), axis=1)
+    use = np.bincount(pairs[0], minlength=offset)[cell] > 1
     cell, of_run, logs, weights = cell[use], of_run[use], logs[use], weights[use]
-    scale = np.zeros(len(runs))
-    for _ in range(rounds):
-        level = _medians(cell, logs - scale[of_run], np.ones_like(logs), offset)
-        scale = _medians(of_run, logs - level[cell], weights, len(runs))
     # A run that shares few kernels with others says little of its own slowness.
     total = np.bincount(of_run, weights, minlength=len(runs))
     squares = np.bincount(of_run, weights**2, minlength=len(runs))
     number = total**2 / np.maximum(squares, 1e-300)
-    scale *= number / (number + (_KERNEL_NOISE / _DRIFT) ** 2)
+    trust = number / (number + (_KERNEL_NOISE / _DRIFT) ** 2)
+    scale = first
+    for _ in range(rounds if len(cell) else 0):
+        level = _medians(cell, logs - scale[of_run], np.ones_like(logs), offset)
+        change = _medians(of_run, logs - level[cell], weights, len(runs)) - first
+        scale = first + np.clip(trust * change, -2 * _DRIFT, 2 * _DRIFT)
     dense = [i for i, r in enumerate(runs) if r.dense]
     return np.asarray(np.exp(scale - (np.mean(scale[dense]) if dense else np.mean(scale))))
+
+
+def _from_ratios(runs: Sequence[Run]) -> Floats:
+    """(runs,) log of each run's kernels over what is usual for its latency ratio.
+
+    What is usual is a straight line (a profile adds something for each node), fitted by least
+    absolute relative deviations.
+    """
+    total = np.array([r.times.sum() for r in runs])
+    ratio = np.array([r.ratio for r in runs])
+    good = np.isfinite(ratio) & (total > 0)
+    if good.sum() < 6:
+        return np.zeros(len(runs))
+    design = np.stack([np.ones(good.sum()), ratio[good]], axis=1) / total[good, None]
+    weight = np.ones(good.sum())
+    line = np.zeros(2)
+    for _ in range(20):
+        line, *_ = np.linalg.lstsq(design * weight[:, None], weight, rcond=None)
+        weight = 1.0 / np.sqrt(np.maximum(np.abs(design @ line - 1.0), 1e-3))
+    usual = line[0] + line[1] * np.where(good, ratio, 1.0)
+    result = np.zeros(len(runs))
+    fine = good & (usual > 0)
+    result[fine] = np.clip(np.log(total[fine] / usual[fine]), -_FAR, _FAR)
+    return result
 
 
 def _medians(key: npt.NDArray[np.intp], value: Floats, weight: Floats, count: int) -> Floats:

@@ -288,6 +288,7 @@ class LatencyTable(CostModel):
                         np.array(o.kept, dtype=np.int64),
                         np.array(o.kernel_ms),
                         self._is_reference(o),
+                        o.ratio,
                     )
                     for o in self.observations
                     if o.kernel_ms

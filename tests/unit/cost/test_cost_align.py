@@ -107,3 +107,15 @@ def test_a_layout_survives_json() -> None:
     assert again.fingerprint == layout.fingerprint
     assert again.fingerprint != Layout.of(chain((8, 17))).fingerprint
     assert again.fingerprint != Layout.of(chain((8, 16), batch=1)).fingerprint
+
+
+def test_a_heavy_node_named_after_what_was_fused_into_it() -> None:
+    graph = chain((8, 16))
+    nodes = times(
+        ("relu0_nchwc", ("_native_relu0_legit_no_training",), "Conv", 1.0),
+        ("relu1_nchwc", ("relu1",), "Conv", 2.0),
+        ("node_linear", ("linear",), "Gemm", 3.0),
+    )
+    layout = Layout.of(graph)
+    charged = by_name(layout, charge(layout, graph.units, nodes))
+    assert charged == {"conv0": 1.0, "conv1": 2.0, "linear": 3.0}
