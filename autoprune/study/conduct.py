@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import Combined, CostModel
 from autoprune.graph import trace
 from autoprune.space.space import SearchSpace
+from autoprune.study.calibration import for_search, importance_of
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.evaluation import CandidateEvaluator, Phases
 from autoprune.study.finish import Finisher, Shipped
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 #: Packages whose versions a result tells.
 _PACKAGES = ("autoprune", "torch", "numpy", "optuna", "stable-baselines3", "onnx", "onnxruntime")
 
-#: Training batches that Taylor importance takes its gradients on.
-TAYLOR_BATCHES = 8
-
 
 def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     """Do all of a task; in a locked folder, what is there already is not done again."""
@@ -53,7 +50,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     if folder is not None and folder.result.exists():
         return read_result(task, folder)
     config = task.config
-    check_train(task)
+    check_batches(task)
     check_searcher(task)
     check_metrics(task)
     phases = Phases()
@@ -65,14 +62,15 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         raise ConfigError(
             "the network has no channel group that may be pruned; see `autoprune inspect` for why"
         )
-    evaluator = CandidateEvaluator(
-        network,
-        task.evaluate,
-        objective=config.objective,
-        importance=importance_of(task),
-        calibration=task.calibration or (),
-        reconstruct=config.reconstruct,
-    )
+    with phases("calibrate"):
+        evaluator = CandidateEvaluator(
+            network,
+            task.evaluate,
+            objective=config.objective,
+            importance=importance_of(task),
+            calibration=task.calibration or (),
+            reconstruct=config.reconstruct,
+        )
     if not task.calibration:
         notes.append(
             "no calibration batches: BatchNorm statistics and consuming layers stay as they were"
@@ -99,6 +97,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         evaluator,
         task.evaluate,
         objective=config.objective,
+        calibration=task.calibration if config.reconstruct else None,
         train=task.train,
         recover=config.recover,
         loss=task.loss,
@@ -129,32 +128,22 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     return result
 
 
-def check_train(task: Task) -> None:
-    """Refuse what needs labelled batches where there are none, before anything is spent.
+def check_batches(task: Task) -> None:
+    """Refuse what needs batches where there are none, before anything is spent.
 
     Raises:
-        ConfigError: says what needs them.
+        ConfigError: says what needs them, and which.
     """
     config = task.config
-    taylor = task.importance is None and config.importance == "taylor"
+    given = task.importance is None
+    taylor = given and config.importance == "taylor"
+    if given and config.importance == "reconstruction" and not task.calibration:
+        raise ConfigError(
+            "importance reconstruction needs batches of inputs: give them by `calibration`"
+        )
     for needed, what in ((config.recover is not None, "recover"), (taylor, "importance taylor")):
         if needed and task.train is None:
             raise ConfigError(f"{what} needs (inputs, labels) batches: give them by `train`")
-
-
-def importance_of(task: Task) -> str | Importance:
-    """The importance; "taylor" takes its gradients on a few training batches."""
-    if task.importance is not None or task.config.importance != "taylor" or task.train is None:
-        return task.importance or task.config.importance
-    import torch.nn.functional as F
-
-    from autoprune.pruning.importance import Taylor
-
-    loss = task.loss or F.cross_entropy
-    return Taylor(
-        list(itertools.islice(task.train, TAYLOR_BATCHES)),
-        lambda model, batch: loss(model(batch[0]), batch[1]),
-    )
 
 
 def check_searcher(task: Task) -> None:
@@ -266,7 +255,7 @@ def _result(
         predicted=trial.predicted,
         dense_cost=_dense_cost(session, shipped),
         metrics=shipped.metrics,
-        metrics_before_recovery=trial.metrics,
+        metrics_before_recovery=shipped.built_metrics,
         dense_metrics=dense_metrics,
         budget=session.budget,
         limits=session.limits,

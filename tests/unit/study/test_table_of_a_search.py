@@ -1,0 +1,126 @@
+import dataclasses
+
+import pytest
+import tiny_task
+
+from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
+from autoprune.cost.table import LatencyTable
+from autoprune.graph import trace
+from autoprune.study.config import validate
+from autoprune.study.device import DeviceMeasure
+from autoprune.study.folder import RunFolder
+from autoprune.study.progress import Progress
+from autoprune.study.table import (
+    bounds_latency,
+    check_metrics,
+    check_table,
+    find_table,
+    prepare_table,
+    table_edges,
+)
+from autoprune.study.task import Task
+from autoprune.testing.fake_profiler import FakeProfiler
+
+
+def task(budget="latency=0.7x", **settings):
+    config = validate(
+        {"budget": budget, "profile": {"candidates": 8, "timeout_s": 5}, **settings}, "test"
+    )
+    return Task(config, tiny_task.build(), (tiny_task.inputs(),), tiny_task.evaluate)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trace(tiny_task.build(), tiny_task.inputs())
+
+
+@pytest.fixture(scope="module")
+def device(network):
+    from autoprune.pruning.selection import select
+
+    config = task().config
+    return DeviceMeasure(
+        network, FakeProfiler(block=8), lambda c: select(network, c), config.verify
+    )
+
+
+@pytest.fixture(scope="module")
+def table(network, device, tmp_path_factory):
+    folder = RunFolder.create(tmp_path_factory.mktemp("run"))
+    return prepare_table(task(), network, device, folder, Progress()), folder
+
+
+def test_a_measured_table_is_kept_and_taken_again(network, device, table):
+    made, folder = table
+    assert folder.table.is_file()
+
+    class NeverAgain(FakeProfiler):
+        def measure(self, artifacts, protocol):
+            raise RuntimeError("measured again")
+
+    again = DeviceMeasure(network, NeverAgain(block=8), None, task().config.verify)
+    read = prepare_table(task(), network, again, folder, Progress())
+    assert read.reference_ms == made.reference_ms
+    assert len(read.observations) == len(made.observations)
+
+
+def test_a_table_of_another_device_is_refused(network, table):
+    other = DeviceMeasure(network, FakeProfiler(name="another"), None, task().config.verify)
+    with pytest.raises(TableMismatchError, match="another"):
+        prepare_table(task(), network, other, table[1], Progress())
+
+
+def test_a_table_of_another_batch_size_is_refused(table, tmp_path):
+    other = trace(tiny_task.build(), tiny_task.inputs(batch=5))
+    with pytest.raises(TableMismatchError, match="another network or batch size"):
+        check_table(LatencyTable.load(table[1].table), other, tmp_path)
+
+
+def test_the_space_offers_plateau_edges(network, table):
+    edges = table_edges(table[0], network)
+    offered = list(edges("block1.conv1"))
+    assert offered[-1] == 32
+    assert set(offered) & {8, 16, 24}
+    assert table_edges(None, network) is None
+
+
+def test_a_counted_budget_needs_no_table(network):
+    assert prepare_table(task("macs=0.5x"), network, None, None, Progress()) is None
+
+
+def test_latency_needs_a_device(network):
+    with pytest.raises(ConfigError, match="needs a device"):
+        prepare_table(task(), network, None, None, Progress())
+
+
+def test_tables_are_found_from_the_config_and_among_the_data(tmp_path, monkeypatch):
+    (tmp_path / "beside.jsonl").write_text("")
+    assert find_table("beside.jsonl", tmp_path) == tmp_path / "beside.jsonl"
+    monkeypatch.setenv("AUTOPRUNE_DATA", str(tmp_path))
+    (tmp_path / "latency_models").mkdir()
+    (tmp_path / "latency_models" / "own.jsonl").write_text("")
+    assert find_table("own.jsonl", tmp_path / "x") == tmp_path / "latency_models" / "own.jsonl"
+    with pytest.raises(ConfigError, match=r"no latency table 'nowhere.jsonl'"):
+        find_table("nowhere.jsonl", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("budget", "latency"),
+    [("macs=1M", False), ("latency=2ms", True), ("macs=1M,energy=0.5x", True)],
+)
+def test_which_budgets_need_a_device(budget, latency):
+    assert bounds_latency(budget) is latency
+
+
+@pytest.mark.parametrize("budget", ["energy=0.5x", "latencyy=0.5x", "speed=3"])
+def test_a_budget_on_what_nothing_predicts(budget):
+    with pytest.raises(BudgetError, match="can't be predicted here"):
+        check_metrics(task(budget))
+
+
+def test_a_cost_model_of_ones_own_may_predict_it():
+    class Watts(LatencyTable):
+        metrics = ("energy_mj",)
+
+    given = dataclasses.replace(task("energy=0.5x"), table=Watts(FakeProfiler().device, 1.0))
+    check_metrics(given)
