@@ -52,14 +52,14 @@ def search(
     train: Iterable[Any] | None = None,
     device: str | Profiler | None = "onnxruntime-cpu",
     device_options: Mapping[str, Any] | None = None,
-    searcher: str | type[Searcher] | Searcher = "tpe",
+    searcher: str | type[Searcher] | Searcher = "evolve",
     searcher_options: Mapping[str, Any] | None = None,
     trials: int = 200,
     seed: int = 0,
     out: str | Path | None = None,
     space: str | Path | SearchSpace | None = None,
     table: str | Path | CostModel | None = None,
-    importance: str | Importance = "l1",
+    importance: str | Importance = "auto",
     reconstruct: bool = True,
     recover: RecoverSettings | Mapping[str, Any] | bool | None = None,
     loss: Loss | None = None,
@@ -84,7 +84,8 @@ def search(
         budget: such as `"latency=0.6x"`, `{"macs": "60M", "params": 0.5e6}` or a `Budget`.
         evaluate: network → `{"accuracy": 0.93, ...}`, or a number.
         calibration: batches of inputs, for BatchNorm statistics and least squares; without it
-            neither is done.
+            neither is done. The search uses the first 400 samples; the winners are refitted on
+            all of them, so more are better.
         train: batches of (inputs, labels), for recovery.
         device: a name (`autoprune devices` lists them), or a `Profiler`; None measures nothing,
             for a budget that is counted.
@@ -97,7 +98,8 @@ def search(
         space: a `SearchSpace`, or a definition's name or file; None offers every group.
         table: a latency table's file, or a cost model; None measures one where the budget needs
             it.
-        importance: "l1", "l2", "bn_scale", "taylor" or an `Importance`.
+        importance: "auto" ("reconstruction" where calibration batches are there, else "l1"),
+            "reconstruction", "l1", "l2", "bn_scale", "taylor" or an `Importance`.
         reconstruct: whether consuming layers are refitted by least squares (AMC).
         recover: settings of the winner's fine-tuning (True: the usual ones, see
             `RecoverSettings`), with distillation from the dense network; it needs `train`.

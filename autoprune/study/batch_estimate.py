@@ -61,7 +61,7 @@ def _one_evaluation(job: Job, base: Path) -> float:
     from autoprune.core.candidate import Candidate
     from autoprune.core.errors import EvaluationError
     from autoprune.graph import trace
-    from autoprune.study.conduct import importance_of
+    from autoprune.study.calibration import for_search, importance_of
     from autoprune.study.evaluation import CandidateEvaluator
     from autoprune.study.task import task_from_config
 
@@ -72,7 +72,7 @@ def _one_evaluation(job: Job, base: Path) -> float:
         task.evaluate,
         objective=job.config.objective,
         importance=importance_of(task),
-        calibration=task.calibration or (),
+        calibration=for_search(task.calibration),
         reconstruct=job.config.reconstruct,
     )
     kept = {group.name: max(1, math.ceil(0.7 * group.units)) for group in network.groups}

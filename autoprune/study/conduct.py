@@ -37,7 +37,6 @@ from autoprune.study.verify import holds
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network
-    from autoprune.pruning.importance import Importance
     from autoprune.study.task import Task
 
 #: Packages whose versions a result tells.
@@ -68,7 +67,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
             task.evaluate,
             objective=config.objective,
             importance=importance_of(task),
-            calibration=task.calibration or (),
+            calibration=for_search(task.calibration),
             reconstruct=config.reconstruct,
         )
     if not task.calibration:
@@ -208,13 +207,13 @@ def _space(task: Task, network: Network, table: CostModel | None) -> SearchSpace
 
 
 def _ship(session: Session, finisher: Finisher, trials: list[Trial]) -> Shipped:
-    """The best winner that holds as it is exported; else the one that comes nearest."""
-    winners = session.winners()
-    built: list[Shipped] = []
-    for trial in winners[: session.config.verify.top]:
-        built.append(finisher.build(trial))
-        if holds(violations(session, built[-1])):
-            break
+    """The best of the winners that hold as they are exported; else the one that comes nearest."""
+    top = session.winners()[: session.config.verify.top]
+    built = [finisher.build(trial) for trial in top]
+    holding = [shipped for shipped in built if holds(violations(session, shipped))]
+    if holding:
+        objective = session.config.objective
+        return finisher.recover(max(holding, key=lambda shipped: shipped.metrics[objective]))
     if not built:
         nearest = session.nearest()
         if nearest is None:

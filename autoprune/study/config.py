@@ -142,7 +142,8 @@ class SearchConfig(Settings):
         model: function that builds the trained network.
         inputs: example inputs: shapes like "8x3x32x32" (float32), or a function that makes them.
         evaluate: function of a network that gives {"accuracy": ...}.
-        calibration: function that gives batches of inputs, for BatchNorm and least squares.
+        calibration: function that gives batches of inputs, for BatchNorm and least squares; the
+            search uses the first 400 samples, the winners are refitted on all of them.
         train: function that gives (inputs, labels) batches, for recovery.
         budget: upper bounds: {latency: 0.6x, macs: 60M}.
         device: what is measured on, or None: nothing is measured.
@@ -152,7 +153,9 @@ class SearchConfig(Settings):
         out: run folder.
         space: search-space file; None offers every group.
         table: latency table to load; None measures one where the budget needs it.
-        importance: which channels of a group go first.
+        importance: which channels of a group go first: "reconstruction" (what least squares
+            can't make up for; needs calibration), "l1", "l2", "bn_scale" or "taylor" (needs
+            train); "auto" is reconstruction where calibration batches are there, else l1.
         reconstruct: whether consuming layers are refitted by least squares.
         loss: function of the network's output and the labels that gives a scalar, for recovery
             and Taylor importance; None is cross-entropy.
@@ -174,13 +177,13 @@ class SearchConfig(Settings):
     train: Named | None = None
     budget: dict[str, float | str]
     device: Named | None = Named(name="onnxruntime-cpu")
-    searcher: Named = Named(name="tpe")
+    searcher: Named = Named(name="evolve")
     trials: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     out: str | None = None
     space: str | None = None
     table: str | None = None
-    importance: str = "l1"
+    importance: str = "auto"
     reconstruct: bool = True
     loss: Named | None = None
     recover: RecoverSettings | None = None

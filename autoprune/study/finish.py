@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -17,6 +18,8 @@ from autoprune.study.verify import Verification
 
 if TYPE_CHECKING:
     from autoprune.evaluate.base import Evaluator
+    from autoprune.graph.network import Selection
+    from autoprune.pruning.reconstruct import Reconstructor
     from autoprune.pruning.recover import Loss
     from autoprune.study.config import RecoverSettings
     from autoprune.study.device import DeviceMeasure
@@ -33,6 +36,7 @@ class Shipped:
         trial: that it was.
         model: pruned, reconstructed and recovered, in eval mode.
         metrics: of the model.
+        built_metrics: of the model before recovery.
         onnx: the model's export that was measured, or None without a device.
         dense_onnx: the dense network's.
         verification: of it, or None without a device.
@@ -42,6 +46,7 @@ class Shipped:
     trial: Trial
     model: nn.Module
     metrics: dict[str, float]
+    built_metrics: dict[str, float]
     onnx: bytes | None = None
     dense_onnx: bytes | None = None
     verification: Verification | None = None
@@ -55,6 +60,8 @@ class Finisher:
         evaluator: builds and evaluates as in the search.
         evaluate: the user's function.
         objective: the metric that is maximised.
+        calibration: every batch of inputs there is, to refit the winners' layers on; None
+            leaves them as they were evaluated.
         train: batches of (inputs, labels), or None.
         recover: how the winner is fine-tuned, or None.
         loss: of the task, or None for cross-entropy.
@@ -72,6 +79,7 @@ class Finisher:
         evaluate: Evaluator,
         *,
         objective: str,
+        calibration: Sequence[Any] | None,
         train: Iterable[Any] | None,
         recover: RecoverSettings | None,
         loss: Loss | None,
@@ -85,6 +93,7 @@ class Finisher:
         self._evaluator = evaluator
         self._evaluate = evaluate
         self._objective = objective
+        self._calibration = calibration
         self._train = train
         self._recover = recover
         self._loss = loss
@@ -109,8 +118,34 @@ class Finisher:
         selection = self._evaluator.select(trial.candidate)
         with self._phases("check"):
             prune(network, selection, check=True)
-        model = self._evaluator.build(selection).eval()
-        return self._measured(Shipped(trial, model, dict(trial.metrics)))
+        model, metrics = self._refitted(trial, selection)
+        return self._measured(Shipped(trial, model, metrics, metrics))
+
+    def _refitted(self, trial: Trial, selection: Selection) -> tuple[nn.Module, dict[str, float]]:
+        """The network as it was evaluated, or refitted on all calibration batches if better.
+
+        Refitting every layer whose input changed, on more samples, is too slow for each
+        candidate of a search, and worth it for the few that win.
+        """
+        from autoprune.pruning.surgery import apply
+
+        model, metrics = self._evaluator.build(selection).eval(), dict(trial.metrics)
+        if not self._calibration:
+            return model, metrics
+        self._progress.stage("refitting the winner on all calibration batches")
+        with self._phases("refit"):
+            refitted = apply(self._evaluator.network, selection)
+            self._reconstructor.apply(refitted, selection)
+            again = evaluate_model(refitted, self._evaluate, self._objective)
+        if again[self._objective] > metrics[self._objective]:
+            return refitted.eval(), again
+        return model, metrics
+
+    @cached_property
+    def _reconstructor(self) -> Reconstructor:
+        from autoprune.pruning.reconstruct import Reconstructor
+
+        return Reconstructor(self._evaluator.network, self._calibration or (), scope="all")
 
     def recover(self, shipped: Shipped) -> Shipped:
         """Fine-tune a winner with distillation from the dense network, and measure it again."""

@@ -92,13 +92,13 @@ class EvaluatorSource:
             ConfigError: an object can't be sent to another process.
         """
         from autoprune.evaluate.ray_cluster import pack
-        from autoprune.study.conduct import importance_of
+        from autoprune.study.calibration import for_search, importance_of
 
         config = task.config
         objects = {
             "model": task.model,
             "example_inputs": task.example_inputs,
-            "calibration": task.calibration,
+            "calibration": for_search(task.calibration),
             "importance": importance_of(task),
             "evaluate": None if config.evaluate is not None else task.evaluate,
         }
@@ -136,6 +136,6 @@ class EvaluatorSource:
             evaluate,
             objective=config.objective,
             importance=objects["importance"],
-            calibration=objects["calibration"] or (),
+            calibration=objects["calibration"],
             reconstruct=config.reconstruct,
         )
