@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Cost
 from autoprune.core.errors import RunError, RunVersionError
 from autoprune.core.trial import Trial
+from autoprune.study.database import open_database, patiently, shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+
+T = TypeVar("T")
 
 #: Of the trials' and events' attributes.
 SCHEMA = 1
@@ -75,18 +78,20 @@ class Store:
         from optuna.distributions import IntDistribution
         from optuna.study import StudyDirection
 
-        self.where = str(storage or "memory")
+        self._database = isinstance(storage, str)
+        self.where = shown(storage) if isinstance(storage, str) else str(storage or "memory")
         self._ranges = {name: IntDistribution(1, count) for name, count in units.items()}
         with self._guarded(), _quiet():
             self._storage = _open(storage)
-            names = {s.study_name: s._study_id for s in self._storage.get_all_studies()}
+            studies = self._call(self._storage.get_all_studies)
+            names = {s.study_name: s._study_id for s in studies}
             if study in names:
                 self._study = names[study]
-                schema = self._storage.get_study_user_attrs(self._study).get("schema", SCHEMA)
+                schema = self._attributes().get("schema", SCHEMA)
             else:
                 schema = SCHEMA
                 self._study = self._storage.create_new_study([StudyDirection.MAXIMIZE], study)
-                self._storage.set_study_user_attr(self._study, "schema", SCHEMA)
+                self._note("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
             raise RunVersionError(
                 f"{self.where} was written by a newer autoprune (schema {schema}, this one reads "
@@ -100,8 +105,7 @@ class Store:
             RunError: one was changed by hand.
         """
         with self._guarded():
-            frozen = self._storage.get_all_trials(self._study, deepcopy=False)
-            return [self._read(trial) for trial in frozen]
+            return [self._read(trial) for trial in self._frozen()]
 
     def add(self, trial: Trial, objective: str, phases: Mapping[str, float] | None = None) -> None:
         """Store a finished trial, whole or not at all."""
@@ -118,7 +122,10 @@ class Store:
         )
         frozen.datetime_complete = frozen.datetime_complete or datetime.now()
         with self._guarded():
-            self._storage.create_new_trial(self._study, template_trial=frozen)
+            self._call(
+                lambda: self._storage.create_new_trial(self._study, template_trial=frozen),
+                done=lambda: self._stored(attributes),
+            )
 
     def events(self) -> list[Event]:
         """Every event, in order.
@@ -127,7 +134,7 @@ class Store:
             RunError: one was changed by hand.
         """
         with self._guarded():
-            attributes = self._storage.get_study_user_attrs(self._study)
+            attributes = self._attributes()
         found = []
         for name in sorted(n for n in attributes if n.startswith("event/")):
             entry = attributes[name]
@@ -145,9 +152,28 @@ class Store:
         }
         entry["sum"] = _checksum(entry)
         with self._guarded():
-            attributes = self._storage.get_study_user_attrs(self._study)
-            number = sum(name.startswith("event/") for name in attributes)
-            self._storage.set_study_user_attr(self._study, f"event/{number:06d}", entry)
+            number = sum(name.startswith("event/") for name in self._attributes())
+            self._note(f"event/{number:06d}", entry)
+
+    def _call(self, call: Callable[[], T], done: Callable[[], T | None] | None = None) -> T:
+        """Use the storage; a database that restarts is waited for."""
+        return patiently(call, self.where, done=done) if self._database else call()
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return self._call(lambda: self._storage.get_all_trials(self._study, deepcopy=False))
+
+    def _attributes(self) -> dict[str, Any]:
+        return self._call(lambda: self._storage.get_study_user_attrs(self._study))
+
+    def _note(self, name: str, value: Any) -> None:
+        self._call(lambda: self._storage.set_study_user_attr(self._study, name, value))
+
+    def _stored(self, attributes: Mapping[str, Any]) -> int | None:
+        """The id of a trial that was stored although the database's answer was lost."""
+        for frozen in reversed(self._storage.get_all_trials(self._study, deepcopy=False)):
+            if frozen.user_attrs.get("sum") == attributes["sum"]:
+                return frozen._trial_id
+        return None
 
     def _read(self, frozen: FrozenTrial) -> Stored:
         attributes = frozen.user_attrs
@@ -206,7 +232,7 @@ def _checksum(entry: Mapping[str, Any]) -> str:
 
 
 def _open(storage: Path | str | None) -> BaseStorage:
-    from optuna.storages import InMemoryStorage, RDBStorage
+    from optuna.storages import InMemoryStorage
 
     from autoprune.study.journal import open_journal
 
@@ -216,15 +242,10 @@ def _open(storage: Path | str | None) -> BaseStorage:
         return open_journal(storage)
     if "://" not in storage:
         raise RunError(
-            "storage must be a database URL such as postgresql://user@host/name, or left out for "
-            f"a journal file in the run folder; got {storage!r}"
+            "storage must be a database URL such as postgresql+psycopg://user@host/name, or left "
+            f"out for a journal file in the run folder; got {storage!r}"
         )
-    try:
-        return RDBStorage(storage)
-    except (ImportError, OSError) as error:
-        raise RunError(f"the storage {storage} can't be used: {error}") from error
-    except Exception as error:  # SQLAlchemy and each database driver raise their own kinds.
-        raise RunError(f"the storage {storage} can't be reached: {error}") from error
+    return open_database(storage)
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""Trials in a real PostgreSQL, which restarts in the middle of a run."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'autoprune[postgres]'")
+
+from autoprune.core.errors import RunError
+from autoprune.evaluate import LocalPool, Outcome
+from autoprune.searchers.base import SearchContext
+from autoprune.searchers.registry import make_searcher
+from autoprune.space.space import SearchSpace
+from autoprune.study.evaluation import Phases
+from autoprune.study.loop import Loop
+from autoprune.study.progress import Progress
+from autoprune.study.store import Event, Store
+from autoprune.testing.problems import ShapeCost, SyntheticProblem
+
+PROBLEM = SyntheticProblem.resnet(blocks=1)
+UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=True))
+
+
+class Server:
+    """A PostgreSQL in a temporary folder, on the loopback address; never run as root."""
+
+    def __init__(self, binaries, folder, user):
+        self.binaries, self.folder, self.user = binaries, folder, user
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.do("initdb", "-D", "data", "-U", "autoprune", "-A", "trust", "-E", "UTF8", "-N")
+
+    def do(self, program, *arguments):
+        done = subprocess.run(
+            [self.binaries / program, *arguments],
+            cwd=self.folder,
+            user=self.user,
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            timeout=120,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
+
+    def start(self):
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -F -c shared_buffers=16MB"
+        self.do("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
+
+    def stop(self):
+        """At once, as if its machine went down: connections break, the log is replayed."""
+        self.do("pg_ctl", "-D", "data", "-w", "-m", "immediate", "stop")
+
+    @property
+    def url(self):
+        return f"postgresql+psycopg://autoprune:secret@127.0.0.1:{self.port}/postgres"
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if not places:
+        pytest.skip("PostgreSQL's server is not installed: apt-get install postgresql")
+    user = None
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-pg-"))
+    if os.getuid() == 0:
+        # PostgreSQL does not run as root.
+        names = {entry.pw_name for entry in pwd.getpwall()}
+        user = next((name for name in ("postgres", "nobody") if name in names), None)
+        if user is None:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres or nobody")
+        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+    made = Server(places[0], folder, user)
+    made.start()
+    yield made
+    with contextlib.suppress(RuntimeError):
+        made.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_loop(store, work):
+    context = SearchContext(
+        SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.5), ShapeCost(), seed=1
+    )
+    return Loop(
+        make_searcher("tpe", context),
+        context.cost_model,
+        LocalPool(work),
+        store,
+        objective="accuracy",
+        max_failures=3,
+        progress=Progress(),
+        phases=Phases(),
+    )
+
+
+def test_a_restart_in_the_middle_of_a_run_loses_and_repeats_nothing(server):
+    calls = []
+
+    def work(candidate):
+        calls.append(candidate.key)
+        if len(calls) in (5, 9):
+            server.stop()
+            # Optuna itself tries again for a few seconds; the first time, it is away for longer.
+            threading.Timer(12.0 if len(calls) == 5 else 1.0, server.start).start()
+        return Outcome(PROBLEM.evaluate(candidate))
+
+    loop = make_loop(Store(server.url, "restarted", UNITS), work)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loop.run(14)
+    assert any("does not answer" in str(warning.message) for warning in told)
+    assert len(calls) == 14 == len(set(calls))
+    again = Store(server.url, "restarted", UNITS)
+    assert [s.trial for s in again.trials()] == loop.trials
+    resumed = make_loop(again, work)
+    resumed.run(16)
+    assert resumed.trials[:14] == loop.trials
+    assert len(calls) == 16
+
+
+def test_several_runs_share_one_database(server):
+    for name, count in (("one", 3), ("two", 5)):
+        store = Store(server.url, name, UNITS)
+        make_loop(store, lambda c: Outcome(PROBLEM.evaluate(c))).run(count)
+        store.record(Event("dense", 0, {"metrics": {"accuracy": 0.9}}))
+    assert len(Store(server.url, "one", UNITS).trials()) == 3
+    assert len(Store(server.url, "two", UNITS).trials()) == 5
+    assert Store(server.url, "two", UNITS).events()[0].data == {"metrics": {"accuracy": 0.9}}
+
+
+def test_a_write_whose_answer_was_lost_is_not_written_twice(server):
+    from sqlalchemy.exc import OperationalError
+
+    store = Store(server.url, "lost answer", UNITS)
+    write, times = store._storage.create_new_trial, []
+
+    def lossy(*arguments, **named):
+        found = write(*arguments, **named)
+        times.append(time.monotonic())
+        if len(times) == 1:
+            raise OperationalError("commit", {}, RuntimeError("connection lost"))
+        return found
+
+    store._storage.create_new_trial = lossy
+    with pytest.warns(UserWarning, match="does not answer"):
+        make_loop(store, lambda c: Outcome(PROBLEM.evaluate(c))).run(3)
+    assert [s.trial.number for s in Store(server.url, "lost answer", UNITS).trials()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("database", ["postgres", "nowhere"])
+def test_what_can_not_be_reached_is_said_without_the_password(server, database):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, not listening
+        port = server.port if database == "nowhere" else held.getsockname()[1]
+        url = f"postgresql+psycopg://autoprune:secret@127.0.0.1:{port}/{database}"
+        with pytest.raises(RunError, match="can't be reached") as caught:
+            Store(url, "run", UNITS)
+    assert "secret" not in str(caught.value)
+    assert "autoprune:***@127.0.0.1" in str(caught.value)
