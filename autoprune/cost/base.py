@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from autoprune.core.cost import Costs
 from autoprune.core.device import Measurement
@@ -26,6 +26,11 @@ class CostModel(ABC):
         """Learn from end-to-end measurements of N candidates; nothing to learn by default."""
         del workloads, measurements
 
+    def narrowed(self, metrics: Collection[str]) -> CostModel:
+        """A model that predicts at least these metrics, as this one does, and may be quicker."""
+        del metrics
+        return self
+
 
 class Combined(CostModel):
     """Several cost models as one; where two predict a metric, the later one's figure counts."""
@@ -44,6 +49,11 @@ class Combined(CostModel):
         for model in self.models[1:]:
             costs = costs.merged(model.predict(workloads))
         return costs
+
+    def narrowed(self, metrics: Collection[str]) -> CostModel:
+        """The models that predict any of these metrics."""
+        wanted = [model for model in self.models if set(metrics) & set(model.metrics)]
+        return Combined(*wanted) if wanted else self
 
     def update(self, workloads: Workloads, measurements: Sequence[Measurement]) -> None:
         """Let each model learn."""

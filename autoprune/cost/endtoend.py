@@ -73,9 +73,10 @@ class EndToEnd:
         found = minimize(self._loss, start, method="L-BFGS-B", options={"maxiter": 60})
         self._theta = found.x if np.isfinite(found.fun) else start
         gram = self._gram(self._theta)
-        self._factor = cho_factor(gram, lower=True)
-        self._alpha = cho_solve(self._factor, self._residual)
-        self.widening = self._widening(gram)
+        # Well conditioned (noise on its diagonal), and predicting comes far more often than fitting.
+        self._inverse = np.linalg.inv(gram)
+        self._alpha = self._inverse @ self._residual
+        self.widening = self._widening()
 
     def _gram(self, theta: Floats) -> Floats:
         variances = np.exp(2 * theta)
@@ -95,12 +96,11 @@ class EndToEnd:
         prior = 0.5 * (((theta - self._prior) / _PRIOR_SPREAD) ** 2).sum()
         return float(fit + np.log(np.diag(factor[0])).sum() + prior)
 
-    def _widening(self, gram: Floats) -> float:
+    def _widening(self) -> float:
         """Factor by which leave-one-out errors exceed their intervals (at least 1)."""
-        if len(gram) < 10:
+        if len(self._inverse) < 10:
             return 1.0
-        inverse = np.linalg.inv(gram)
-        z = np.abs(self._alpha) / np.sqrt(np.diag(inverse))
+        z = np.abs(self._alpha) / np.sqrt(np.diag(self._inverse))
         return float(np.clip(np.quantile(z, 0.9) / 1.645, 1.0, 3.0))
 
     def predict(self, points: Points) -> tuple[Floats, Floats]:
@@ -115,7 +115,7 @@ class EndToEnd:
             + variances[2] * ((points.parts / scale[:, None]) ** 2).sum(axis=1)
             + variances[3:].sum()
         )
-        explained = (cross * cho_solve(self._factor, cross.T).T).sum(axis=1)
+        explained = (cross * (cross @ self._inverse)).sum(axis=1)
         std = self.widening * scale * np.sqrt(np.maximum(own - explained, 1e-8))
         return mean, std
 

@@ -50,7 +50,6 @@ class Oracle:
     ) -> None:
         self.space = space
         self.budget = budget
-        self.cost_model = cost_model
         self.z = z
         self.limits: dict[str, float] = {}
         for metric, limit in budget.limits.items():
@@ -65,6 +64,7 @@ class Oracle:
                     f"{', '.join(cost_model.metrics)}"
                 )
             self.limits[metric] = limit.value
+        self.cost_model = cost_model.narrowed(self.limits)
 
     def costs(self, levels: npt.ArrayLike) -> Costs:
         """Predicted costs of (N, n) levels."""
