@@ -36,6 +36,8 @@ class TpeSearcher(ProposingSearcher):
         multivariate: whether densities are joint over the groups.
         constant_liar: whether pending candidates count as bad.
         explore: proposals that TPE draws from its good density, of which it takes the best.
+        history: finished trials that TPE looks back on, half of them the best and half the latest;
+            a proposal takes as long after 10,000 trials as after so many. None looks back on all.
     """
 
     def __init__(
@@ -45,12 +47,16 @@ class TpeSearcher(ProposingSearcher):
         multivariate: bool = True,
         constant_liar: bool = True,
         explore: int = 48,
+        history: int | None = 500,
     ) -> None:
         super().__init__(context)
         if startup is not None and startup < 1:
             raise ConfigError(f"startup must be at least 1, got {startup}")
         if explore < 1:
             raise ConfigError(f"explore must be at least 1, got {explore}")
+        if history is not None and history < 50:
+            raise ConfigError(f"history must be at least 50, or None for all; got {history}")
+        self._history = history
         if startup is None:
             startup = 16 if context.trials is None else min(16, max(4, context.trials // 5))
         self._startup = startup
@@ -67,6 +73,7 @@ class TpeSearcher(ProposingSearcher):
                 multivariate=multivariate,
                 constant_liar=constant_liar,
             )
+            self._sampler = sampler
             self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             self.space.decisions[index].group: optuna.distributions.IntDistribution(
@@ -146,6 +153,31 @@ class TpeSearcher(ProposingSearcher):
                     self._study.tell(number, score)
                 else:
                     self._study.tell(number, state=optuna.trial.TrialState.PRUNED)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Go on with a study of the trials worth looking back on, when it has grown to twice that.
+
+        Proposals are trials of the study too, so it grows faster than the search; what was refused
+        is forgotten. The sampler, with its random numbers, is the same one.
+        """
+        import optuna
+
+        if self._history is None:
+            return
+        known = self._study.get_trials(deepcopy=False)
+        if len(known) < 4 * self._history:
+            return
+        done = [t for t in known if t.state is optuna.trial.TrialState.COMPLETE]
+        half = self._history // 2
+        best = sorted(done, key=lambda t: (-float(t.value or 0.0), t.number))[:half]
+        keep = {t.number for t in (*best, *done[-(self._history - half) :])}
+        running = {number: candidate for candidate, number in self._pending.items()}
+        with _quiet():
+            self._study = optuna.create_study(direction="maximize", sampler=self._sampler)
+            self._study.add_trials([t for t in done if t.number in keep])
+        for number in sorted(running):
+            self._pending[running[number]] = self._running(self.space.levels(running[number]))
 
 
 @contextmanager

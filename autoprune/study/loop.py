@@ -61,6 +61,7 @@ class Loop:
         self._cache: dict[str, Trial] = {}
         self._failures = 0
         self._next = 0
+        self._best: int | None = None
 
     @property
     def replayed(self) -> bool:
@@ -70,8 +71,10 @@ class Loop:
     @property
     def best(self) -> Trial | None:
         """The trial with the greatest objective; the earliest of equals."""
-        done = [trial for trial in self.trials if trial.ok]
-        return max(done, key=lambda t: (t.score(self._objective), -t.number), default=None)
+        return None if self._best is None else self.trials[self._best]
+
+    def _rank(self, trial: Trial) -> tuple[float, int]:
+        return trial.score(self._objective), -trial.number
 
     def run(self, total: int) -> bool:
         """Go on until there are `total` trials.
@@ -86,6 +89,10 @@ class Loop:
         while len(self.trials) < total:
             self._ask(total)
             if not self._pending:
+                self._progress.message(
+                    f"the searcher has nothing left to propose after {len(self.trials)} of "
+                    f"{total} trials"
+                )
                 return False
             for trial in self._collect():
                 self._tell(trial, total)
@@ -161,6 +168,9 @@ class Loop:
         self.trials.append(trial)
         if trial.ok:
             self._cache.setdefault(trial.candidate.key, trial)
+            best = self.best
+            if best is None or self._rank(trial) > self._rank(best):
+                self._best = len(self.trials) - 1
         pending: Sequence[Candidate] = [t.candidate for t in self._pending.values()]
         with self._phases("update"):
             self._searcher.update([trial], pending)
