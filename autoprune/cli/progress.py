@@ -39,12 +39,11 @@ class TerminalProgress(Listener):
 
     Args:
         console: on stderr.
-        objective: the metric shown as the best so far.
     """
 
-    def __init__(self, console: Console, objective: str = "accuracy") -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._objective = objective
+        self._objective = "accuracy"
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
@@ -70,6 +69,10 @@ class TerminalProgress(Listener):
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = show
             yield self
+
+    def begin(self, objective: str) -> None:
+        """Note which metric is shown as the best so far."""
+        self._objective = objective
 
     def stage(self, name: str, total: int | None = None) -> None:
         """A new bar, or a line."""

@@ -33,6 +33,11 @@ _ALIASES = {
 _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ%]*)\s*$")
 
 
+def metric_name(name: str) -> str:
+    """The metric that a bound's name stands for: "latency" is latency_ms, "flops" bounds macs."""
+    return "macs" if name == "flops" else _ALIASES.get(name, name)
+
+
 @dataclass(frozen=True)
 class Limit:
     """One bound.
@@ -152,7 +157,7 @@ class Budget:
                 pairs.append((name.strip(), value.strip()))
         bounds: dict[str, Limit] = {}
         for name, given in pairs:
-            metric = "macs" if name == "flops" else _ALIASES.get(name, name)
+            metric = metric_name(name)
             limit = _limit(metric, given)
             if name == "flops" and not limit.relative:
                 limit = Limit(limit.value / 2)

@@ -1,1 +1,1 @@
-"""See DESIGN in docs/."""
+"""What candidates cost: counted from shapes, or predicted from measured latency tables."""

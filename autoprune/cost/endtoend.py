@@ -73,7 +73,7 @@ class EndToEnd:
         found = minimize(self._loss, start, method="L-BFGS-B", options={"maxiter": 60})
         self._theta = found.x if np.isfinite(found.fun) else start
         gram = self._gram(self._theta)
-        # Well conditioned (noise on its diagonal), and predicting comes far more often than fitting.
+        # Noise keeps it well conditioned, and predicting comes far more often than fitting.
         self._inverse = np.linalg.inv(gram)
         self._alpha = self._inverse @ self._residual
         self.widening = self._widening()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 
 from autoprune.core.errors import AutopruneError, ConfigError
+from autoprune.core.files import write_atomically
 from autoprune.graph.network import Network, Selection
 from autoprune.graph.trace import trace
 from autoprune.pruning._inputs import zeros
@@ -95,7 +96,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         SurgeryError: the model was not made by `prune`.
         ConfigError: the folder can't be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     record = record_of(model)
     stored, tied, fixed = _stored(model)
@@ -121,19 +122,8 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         fixed=fixed,
         inputs=dict(record.inputs),
     )
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        temporary = path / (WEIGHTS + ".part")
-        save_file(stored, temporary)
-        os.replace(temporary, path / WEIGHTS)
-        temporary = path / (PLAN + ".part")
-        temporary.write_text(_json(plan), encoding="utf-8")
-        os.replace(temporary, path / PLAN)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} must be a folder that can be written, with space for the network: {error}"
-        ) from error
+    write_atomically(Path(folder) / WEIGHTS, to_bytes(stored), ConfigError)
+    write_atomically(Path(folder) / PLAN, _json(plan), ConfigError)
 
 
 def load(

@@ -107,7 +107,6 @@ def verify_run(run: Path, progress: Progress) -> Again:
         MeasuringProtocol(),
         width=settings.width,
         timeout_s=settings.timeout_s,
-        confidence=settings.confidence,
         seed=config.seed,
     )
     dense, pruned = profiler.measure(artifacts, protocol)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.errors import ConfigError, ProfilerError
 from autoprune.evaluate.ray_cluster import Cluster, Packed, actor_options, connected
 from autoprune.study.batch_config import SweepConfig
 from autoprune.study.batch_folder import WAITING, BatchFolder, JobState
@@ -107,7 +108,23 @@ def drive(folder: BatchFolder, listener: Listener) -> None:
         cpus = math.ceil(jobs.parallel * jobs.resources.get("cpu", 1.0))
     with connected(jobs.address, cpus=cpus) as cluster:
         cluster.require(jobs.resources)
+        _check_devices(folder, cluster)
         _Driver(folder, cluster, units, listener).run()
+
+
+def _check_devices(folder: BatchFolder, cluster: Cluster) -> None:
+    """Refuse a device that nobody has before anything runs.
+
+    On a cluster, a profiler that can't run on this node may run on those of the searches.
+    """
+    from autoprune.study.table import make_profiler
+
+    for job in {job.table: job for job in folder.jobs if job.table is not None}.values():
+        try:
+            make_profiler(job.config)
+        except ProfilerError as error:
+            if cluster.owned:
+                raise ConfigError(f"device {job.device!r}: {error}") from error
 
 
 def _units(folder: BatchFolder) -> list[_Unit]:

@@ -49,6 +49,11 @@ class QuietProfiler:
             return self._profiler.measure(artifacts, protocol)
 
 
+def quietly(profiler: Profiler) -> Profiler:
+    """A profiler that measures while nothing is evaluated; some see to that themselves."""
+    return profiler if getattr(profiler, "quiet", False) else QuietProfiler(profiler)
+
+
 class Told(Progress):
     """Notes in the batch folder how far a search is, not more often than once a second.
 
@@ -141,7 +146,7 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
     config = folder.jobs[index].config
     model, inputs = build_model(config, folder.base)
     network = trace(model, inputs)
-    profiler = QuietProfiler(make_profiler(config))
+    profiler = quietly(make_profiler(config))
     device = DeviceMeasure(
         network, profiler, lambda c: select(network, c), config.verify, config.seed
     )
@@ -173,7 +178,7 @@ def _search(folder: BatchFolder, index: int, attempts: int) -> None:
     if config.device is not None:
         # Where the budget is counted, a device that is not there is no failure: `conduct` notes it.
         with contextlib.nullcontext() if job.table else contextlib.suppress(AutopruneError):
-            task.profiler = QuietProfiler(make_profiler(config))
+            task.profiler = quietly(make_profiler(config))
     task.cache = EvaluationCache(folder.cache, content_of(config, fingerprint(task.model)))
     if not begun:
         begin(task, progress)

@@ -52,6 +52,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     check_batches(task)
     check_searcher(task)
     check_metrics(task)
+    progress.begin(config.objective)
     phases = Phases()
     notes: list[str] = []
     progress.stage("tracing the network")

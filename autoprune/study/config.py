@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from autoprune.core.budget import Budget
+from autoprune.core.budget import Budget, metric_name
 from autoprune.core.errors import BudgetError, ConfigError
 from autoprune.study.references import expand_all
 
@@ -41,14 +41,12 @@ class VerifySettings(Settings):
         rounds: how often the search may go on after all of them broke the budget.
         width: half width of the confidence interval aimed at, as a fraction of the latency.
         timeout_s: seconds a candidate may be measured at most.
-        confidence: of the intervals.
     """
 
     top: int = Field(default=3, ge=1, le=100)
     rounds: int = Field(default=4, ge=0, le=100)
     width: float = Field(default=0.01, gt=0, lt=1)
     timeout_s: float = Field(default=30.0, gt=0)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
 class TableSettings(Settings):
@@ -152,7 +150,8 @@ class SearchConfig(Settings):
         seed: of every random choice.
         out: run folder.
         space: search-space file; None offers every group.
-        table: latency table to load; None measures one where the budget needs it.
+        table: latency table to load: a file, or "shipped" for the one of this device and network
+            that comes with autoprune; None measures one where the budget needs it.
         importance: which channels of a group go first: "reconstruction" (what least squares
             can't make up for; needs calibration), "l1", "l2", "bn_scale" or "taylor" (needs
             train); "auto" is reconstruction where calibration batches are there, else l1.
@@ -340,6 +339,8 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         place = result
         for key in keys[:-1]:
             inner = place.get(key)
+            if key == "budget" and isinstance(inner, str):
+                inner = budget_settings(inner)
             # A name alone is short for {name: ...}, so options can be set beside it.
             inner = {"name": inner} if isinstance(inner, str) else inner
             inner = {"count": inner} if key == "workers" and isinstance(inner, int) else inner
@@ -347,6 +348,10 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"--set {name}: {key!r} is {inner!r}, it has no settings within")
             place[key] = dict(inner or {})
             place = place[key]
+        if keys[:-1] == ["budget"]:
+            # "latency" and "latency_ms" are one bound: the new one takes the place of the old.
+            for name in [n for n in place if metric_name(n) == metric_name(keys[-1])]:
+                del place[name]
         place[keys[-1]] = parsed
     return result
 

@@ -131,7 +131,6 @@ class DeviceMeasure:
             width=self._settings.width / effort**0.5,
             timeout_s=self._settings.timeout_s * effort * count,
             max_rounds=round(default.max_rounds * effort),
-            confidence=self._settings.confidence,
             seed=self._seed,
         )
 

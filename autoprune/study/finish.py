@@ -114,7 +114,7 @@ class Finisher:
         from autoprune.pruning.surgery import prune
 
         network = self._evaluator.network
-        self._progress.stage("checking the winner")
+        self._progress.stage(f"checking trial {trial.number}")
         selection = self._evaluator.select(trial.candidate)
         with self._phases("check"):
             prune(network, selection, check=True)
@@ -132,7 +132,7 @@ class Finisher:
         model, metrics = self._evaluator.build(selection).eval(), dict(trial.metrics)
         if not self._calibration:
             return model, metrics
-        self._progress.stage("refitting the winner on all calibration batches")
+        self._progress.stage(f"refitting trial {trial.number} on all calibration batches")
         with self._phases("refit"):
             refitted = apply(self._evaluator.network, selection)
             self._reconstructor.apply(refitted, selection)

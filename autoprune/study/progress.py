@@ -8,6 +8,13 @@ from autoprune.core.trial import Trial
 class Progress:
     """Listens to a search. Override what is of interest; everything does nothing by default."""
 
+    def begin(self, objective: str) -> None:
+        """The search begins.
+
+        Args:
+            objective: the metric that is maximised.
+        """
+
     def stage(self, name: str, total: int | None = None) -> None:
         """A stage begins.
 

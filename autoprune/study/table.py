@@ -11,6 +11,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.data import data_folders
 from autoprune.core.device import Profiler
 from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
+from autoprune.cost import locate
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import CostModel
 from autoprune.cost.table import LatencyTable
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from autoprune.study.folder import RunFolder
     from autoprune.study.progress import Progress
     from autoprune.study.task import Task
+
+#: The setting `table` that stands for one of the tables that come with autoprune.
+SHIPPED = "shipped"
 
 
 def bounds_latency(budget: Mapping[str, float | str] | str | Budget) -> bool:
@@ -81,10 +85,10 @@ def prepare_table(
         ConfigError: the budget needs a device and none is given, or there is no such table.
         TableError: the table can't be read, or is of another device or network.
     """
-    if not bounds_latency(task.config.budget):
-        return None
     if task.table is not None:
         return task.table
+    if not bounds_latency(task.config.budget):
+        return None
     if device is None:
         raise ConfigError(
             "a budget on latency or energy needs a device to measure on; give one by `device` "
@@ -92,7 +96,9 @@ def prepare_table(
         )
     if folder is not None and folder.table.exists():
         return check_table(LatencyTable.load(folder.table, device.spec), network, folder.table)
-    if task.config.table is not None:
+    if task.config.table == SHIPPED:
+        table = _shipped(network, device)
+    elif task.config.table is not None:
         path = find_table(task.config.table, task.base)
         table = check_table(LatencyTable.load(path, device.spec), network, path)
     else:
@@ -150,6 +156,19 @@ def profile_config(
         network, profiler, lambda c: select(network, c), config.verify, config.seed
     )
     return measure_table(config, network, device, progress)
+
+
+def _shipped(network: Network, device: DeviceMeasure) -> LatencyTable:
+    """The table of this network and device among those that come with autoprune."""
+    table = locate.find_table(None, device.spec, network.kernels)
+    if table is None:
+        nearest = locate.nearest_mismatch(device.spec)
+        raise ConfigError(
+            f"no shipped latency table is of this network on {device.spec}"
+            + (f" (the nearest one: {nearest})" if nearest else "")
+            + "; leave `table` out to measure one"
+        )
+    return table
 
 
 def find_table(name: str, base: Path) -> Path:

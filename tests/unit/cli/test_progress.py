@@ -51,3 +51,13 @@ def test_on_a_terminal_bars_fit(width):
     )
     tell(progress)
     assert "searching" in stream.getvalue()
+
+
+def test_the_best_is_shown_by_the_objective():
+    stream = io.StringIO()
+    progress = TerminalProgress(Console(file=stream, width=80))
+    progress.begin("f1")
+    progress.stage("searching", 1)
+    found = Trial(0, Candidate.of({"a": 1}), Cost(), metrics={"f1": 0.75})
+    progress.trial(found, found, 1, 1)
+    assert "best 0.7500" in stream.getvalue()

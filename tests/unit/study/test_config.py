@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from autoprune.core.budget import Budget
 from autoprune.core.errors import ConfigError
 from autoprune.study.config import override, read_config, validate, write_yaml
 
@@ -36,6 +37,13 @@ def test_what_is_written_is_read_back_as_it_was(tmp_path):
     assert config.device is None
     again = read_config(config_file(tmp_path, write_yaml(config)))
     assert again == config
+
+
+def test_set_overrides_one_bound_of_a_budget_written_as_text():
+    data = override({"budget": "latency=0.6x, macs=60M"}, ["budget.latency=0.5x"])
+    assert Budget.parse(data["budget"]) == Budget.parse("latency=0.5x, macs=60M")
+    data = override({"budget": {"flops": "60M"}}, ["budget.macs=0.5x"])
+    assert data == {"budget": {"macs": "0.5x"}}
 
 
 def test_set_overrides_single_settings(tmp_path):
