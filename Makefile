@@ -12,10 +12,10 @@ demo: install
 	$(BIN)/python examples/digits_demo.py
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 unit: install
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
 
 lint: install
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "autoprune needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,postgres,openvino]'
 	touch $@
 
 clean:
