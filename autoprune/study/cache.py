@@ -95,7 +95,7 @@ def content_of(config: SearchConfig, network: str) -> str:
         config: of the search.
         network: fingerprint of the dense network.
     """
-    names = {*_RELEVANT, *(("train", "seed") if config.importance == "taylor" else ())}
+    names = {*_RELEVANT, *(("train", "loss", "seed") if config.importance == "taylor" else ())}
     relevant: dict[str, Any] = config.model_dump(mode="json", include=names)
     text = json.dumps({**relevant, "network": network}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -122,7 +122,8 @@ class CandidateEvaluator:
         self.network = network
         self.objective = objective
         self._evaluate = evaluate
-        self._scores = scores(network, importance)
+        #: Group → (units,) scores; units with the highest are kept.
+        self.scores = scores(network, importance)
         self._calibration = calibration
         self._reconstructor = (
             Reconstructor(network, calibration) if reconstruct and calibration else None
@@ -132,7 +133,7 @@ class CandidateEvaluator:
         """Which units a candidate keeps."""
         from autoprune.pruning.selection import select
 
-        return select(self.network, candidate, scores=self._scores)
+        return select(self.network, candidate, scores=self.scores)
 
     def build(self, selection: Selection, phases: Phases | None = None) -> nn.Module:
         """The pruned network of a selection, reconstructed and recalibrated.

@@ -12,6 +12,8 @@ from autoprune.evaluate.local import LocalPool
 from autoprune.evaluate.quiet import evaluating
 
 if TYPE_CHECKING:
+    from autoprune.graph.network import Network
+    from autoprune.pruning.importance import Importance, Scores
     from autoprune.study.cache import EvaluationCache
     from autoprune.study.evaluation import CandidateEvaluator
     from autoprune.study.task import Task
@@ -34,7 +36,7 @@ def make_pool(task: Task, evaluator: CandidateEvaluator) -> EvaluatorPool:
 
     threads = workers.threads or max(1, int(workers.resources.get("cpu", 1)))
     return RayPool(
-        EvaluatorSource.of(task, threads),
+        EvaluatorSource.of(task, evaluator, threads),
         workers.count,
         address=workers.address,
         resources=workers.resources,
@@ -85,21 +87,26 @@ class EvaluatorSource:
     payload: bytes
 
     @classmethod
-    def of(cls, task: Task, threads: int) -> EvaluatorSource:
+    def of(cls, task: Task, evaluator: CandidateEvaluator, threads: int) -> EvaluatorSource:
         """Pack a task.
+
+        Args:
+            task: the search.
+            evaluator: of this process, whose scores of units are sent along.
+            threads: of torch, for each worker.
 
         Raises:
             ConfigError: an object can't be sent to another process.
         """
         from autoprune.evaluate.ray_cluster import pack
-        from autoprune.study.calibration import for_search, importance_of
+        from autoprune.study.calibration import for_search
 
         config = task.config
         objects = {
             "model": task.model,
             "example_inputs": task.example_inputs,
             "calibration": for_search(task.calibration),
-            "importance": importance_of(task),
+            "scores": evaluator.scores,
             "evaluate": None if config.evaluate is not None else task.evaluate,
         }
         packed = {name: pack(value, name) for name, value in objects.items()}
@@ -135,7 +142,18 @@ class EvaluatorSource:
             network,
             evaluate,
             objective=config.objective,
-            importance=objects["importance"],
+            importance=_known(objects["scores"]),
             calibration=objects["calibration"],
             reconstruct=config.reconstruct,
         )
+
+
+def _known(scores: Scores) -> Importance:
+    """An importance that was computed already, in the process that searches."""
+    from autoprune.pruning.importance import Importance
+
+    class Known(Importance):
+        def scores(self, network: Network) -> Scores:
+            return scores
+
+    return Known()
