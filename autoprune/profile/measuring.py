@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,31 @@ from autoprune.profile.statistics import robust_mean
 
 #: Runs a network once and returns the milliseconds that took.
 Runner = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What several runs of a network in a row gave.
+
+    Attributes:
+        latency_ms: of the fastest run.
+        energy_mj: of one run, their mean; None where it can't be read.
+    """
+
+    latency_ms: float
+    energy_mj: float | None = None
+
+
+@runtime_checkable
+class Visitor(Protocol):
+    """Runs a network several times in a row, where asking for each run alone would disturb.
+
+    For devices at the other end of a wire, and for meters that need more than one run.
+    """
+
+    def visit(self, runs: int) -> Visit:
+        """Run that many times in a row."""
+
 
 #: A block of timed runs lasts at least about this long, so that short networks get more runs.
 BLOCK_MS = 10.0
@@ -62,17 +88,31 @@ def timed(run: Callable[[], object], *, cpu_time: bool = False) -> Runner:
 class _Series:
     """One artifact's rounds: its figure, and the reference's before and after it."""
 
-    runner: Runner
+    runner: Runner | Visitor
     own: list[float] = field(default_factory=list)
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
+    energies: list[tuple[float, float] | None] = field(default_factory=list)
     stopped: str = ""
     error: str | None = None
 
-    def add(self, before: float, own: float, after: float) -> None:
-        self.own.append(own)
-        self.before.append(before)
-        self.after.append(after)
+    def add(self, before: Visit, own: Visit, after: Visit) -> None:
+        self.own.append(own.latency_ms)
+        self.before.append(before.latency_ms)
+        self.after.append(after.latency_ms)
+        energies = (before.energy_mj, own.energy_mj, after.energy_mj)
+        told = [energy for energy in energies if energy is not None]
+        self.energies.append(
+            (told[1], math.sqrt(told[0] * told[2])) if len(told) == len(energies) else None
+        )
+
+    def energy(self, reference_mj: float | None) -> float | None:
+        """Energy of a run: the ratio to the reference's beside it, times the reference's."""
+        told = [pair for pair in self.energies if pair is not None]
+        if reference_mj is None or not told or len(told) < len(self.energies):
+            return None
+        own, beside = np.log(np.array(told)).T
+        return reference_mj * math.exp(robust_mean((own - beside)[self.steady()])[0])
 
     def steady(self) -> npt.NDArray[np.bool_]:
         """Which rounds the reference held still in."""
@@ -107,33 +147,38 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _run(series: _Series) -> float:
-    """One timed run; NaN with `series.error` set when it fails."""
+_FAILED = Visit(math.nan)
+
+
+def _block(series: _Series, runs: int) -> Visit:
+    """Several runs in a row, of which the fastest counts; NaN with `series.error` if one fails."""
     try:
-        latency = float(series.runner())
+        found = _visit(series.runner, runs)
     except Exception as error:  # a runtime or a user's own profiler: anything may come
         series.error = f"a run failed: {type(error).__name__}: {error}"
-        return math.nan
-    if not (math.isfinite(latency) and latency > 0):
-        series.error = f"a run must take a positive, finite number of milliseconds; got {latency}"
-        return math.nan
-    return latency
+        return _FAILED
+    for what, value in (("milliseconds", found.latency_ms), ("millijoules", found.energy_mj)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            series.error = f"a run must take a positive, finite number of {what}; got {value}"
+            return _FAILED
+    return found
 
 
-def _block(series: _Series, runs: int) -> float:
-    """The minimum of several runs in a row; NaN when one fails."""
+def _visit(runner: Runner | Visitor, runs: int) -> Visit:
+    if isinstance(runner, Visitor):
+        return runner.visit(runs)
     best = math.inf
     for _ in range(runs):
-        latency = _run(series)
-        if series.error is not None:
-            return math.nan
+        latency = float(runner())
+        if not (math.isfinite(latency) and latency > 0):
+            return Visit(latency)
         best = min(best, latency)
-    return best
+    return Visit(best)
 
 
 def measure_interleaved(
     keys: Sequence[str],
-    runners: Sequence[Runner],
+    runners: Sequence[Runner | Visitor],
     protocol: MeasuringProtocol,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -151,7 +196,8 @@ def measure_interleaved(
         keys: a name for each network.
         runners: each runs its network once and returns the milliseconds; the first is the
             reference. One that raises, or returns something that is no positive finite number,
-            gets a measurement with `error`, and the others go on.
+            gets a measurement with `error`, and the others go on. A `Visitor` is asked once for
+            all runs in a row, and may tell energy.
         protocol: how long to measure; `kernels` is not looked at here.
         clock: seconds, for `protocol.timeout_s`.
 
@@ -179,6 +225,7 @@ class _Measuring:
         self.deadline = clock() + protocol.timeout_s
         self.rng = np.random.default_rng(protocol.seed)
         self.levels: list[float] = []  # the reference's blocks, in order
+        self.energies: list[float | None] = []  # of one run of the reference, beside them
         self.runs = protocol.runs
 
     def run(self) -> None:
@@ -206,17 +253,24 @@ class _Measuring:
         """Run everything a few times, and make blocks of short networks longer."""
         fastest = {}
         for series in [self.reference, *self.others]:
-            fastest[id(series)] = _block(series, max(1, self.protocol.warmup))
+            fastest[id(series)] = _block(series, max(1, self.protocol.warmup)).latency_ms
         times = [t for t in fastest.values() if not math.isnan(t)]
         if times and not math.isnan(fastest[id(self.reference)]):
             wanted = min(BLOCK_MS / min(times), 4 * BLOCK_MS / fastest[id(self.reference)])
             self.runs = max(self.protocol.runs, math.ceil(min(wanted, 1000)))
 
-    def _reference_block(self) -> float:
+    def _reference_block(self) -> Visit:
         figure = _block(self.reference, self.runs)
         if self.reference.error is None:
-            self.levels.append(figure)
+            self.levels.append(figure.latency_ms)
+            self.energies.append(figure.energy_mj)
         return figure
+
+    def _reference_energy(self) -> float | None:
+        told = [energy for energy in self.energies if energy is not None]
+        if not told or len(told) < len(self.energies):
+            return None
+        return math.exp(robust_mean(np.log(told))[0])
 
     def _round(self, order: list[_Series]) -> None:
         before = self._reference_block()
@@ -275,6 +329,7 @@ class _Measuring:
             ratio_interval=(1.0, 1.0),
             samples_ms=tuple(self.levels),
             reference_ms=tuple(self.levels),
+            energy_mj=self._reference_energy(),
             stopped=self.reference.stopped or _worst(s.stopped for s in self._healthy()),
         )
         return [reference] + [
@@ -303,6 +358,7 @@ class _Measuring:
             ratio_interval=(_exp(low), _exp(high)),
             samples_ms=tuple(np.array(series.own)[keep].tolist()),
             reference_ms=tuple(series.references()[keep].tolist()),
+            energy_mj=series.energy(self._reference_energy()),
             stopped=series.stopped,
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
+from autoprune.profile.chunks import measure_in_chunks, reference_failed
 from autoprune.profile.cpu import cpu
 from autoprune.profile.measuring import measure_interleaved, timed
 from autoprune.profile.onnxruntime_kernels import profile_kernels
@@ -20,11 +21,6 @@ LEVELS: Mapping[str, str] = {
     "basic": "ORT_ENABLE_BASIC",
     "disabled": "ORT_DISABLE_ALL",
 }
-
-#: Networks are measured in chunks of at most this many sessions and bytes of ONNX at a time, so
-#: that memory is bounded; the reference is run in every chunk.
-CHUNK_SESSIONS = 64
-CHUNK_BYTES = 1 << 30
 
 
 def _import() -> ModuleType:
@@ -120,18 +116,7 @@ class OnnxRuntimeProfiler:
         Returns:
             One measurement for each, in order; one that can't be loaded or run has `error` set.
         """
-        if not artifacts:
-            return []
-        results: dict[int, Measurement] = {}
-        chunks = list(_chunks(artifacts))
-        share = replace(protocol, timeout_s=protocol.timeout_s / len(chunks))
-        for chunk in chunks:
-            measured = self._measure_chunk([artifacts[i] for i in (0, *chunk)], share)
-            reference = results.setdefault(0, measured[0])
-            scale = reference.latency_ms / measured[0].latency_ms
-            for index, measurement in zip(chunk, measured[1:], strict=True):
-                results[index] = _scaled(measurement, scale)
-        return [results[index] for index in range(len(artifacts))]
+        return measure_in_chunks(artifacts, protocol, self._measure_chunk)
 
     def _measure_chunk(
         self, artifacts: list[Artifact], protocol: MeasuringProtocol
@@ -167,11 +152,7 @@ class OnnxRuntimeProfiler:
             else:
                 runners.append((index, timed(run, cpu_time=self._cpu_time)))
         if 0 in errors:
-            reason = f"the reference (artifact {artifacts[0].key!r}) has no figure: {errors[0]}"
-            return [
-                Measurement(a.key, error=reason if i else errors[0])
-                for i, a in enumerate(artifacts)
-            ]
+            return reference_failed(artifacts, errors[0])
         timings = measure_interleaved(
             [artifacts[i].key for i, _ in runners], [runner for _, runner in runners], protocol
         )
@@ -220,30 +201,3 @@ def _provider(name: str, available: Sequence[str]) -> str:
         f"{name!r}. Other providers come with other packages: onnxruntime-gpu (cuda, tensorrt), "
         "onnxruntime-openvino, onnxruntime-directml; install one of them instead of onnxruntime"
     )
-
-
-def _scaled(measurement: Measurement, scale: float) -> Measurement:
-    """Latencies of a later chunk, told in those of the first chunk's reference."""
-    if not measurement.ok or scale == 1:
-        return measurement
-    low, high = measurement.latency_interval_ms
-    return replace(
-        measurement,
-        latency_ms=measurement.latency_ms * scale,
-        latency_interval_ms=(low * scale, high * scale),
-        kernels=tuple(replace(k, latency_ms=k.latency_ms * scale) for k in measurement.kernels),
-    )
-
-
-def _chunks(artifacts: Sequence[Artifact]) -> Iterator[list[int]]:
-    """Indices of all but the reference, in chunks of bounded size; one empty chunk for none."""
-    chunk: list[int] = []
-    size = 0
-    for index in range(1, len(artifacts)):
-        length = len(artifacts[index].onnx)
-        if chunk and (len(chunk) >= CHUNK_SESSIONS or size + length > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(index)
-        size += length
-    yield chunk

@@ -5,7 +5,7 @@ import pytest
 
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import onnxruntime as module
+from autoprune.profile import chunks
 from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.profile.onnxruntime_kernels import parse_profile
@@ -68,7 +68,7 @@ def test_without_optimisation_every_node_is_its_own_kernel():
 
 
 def test_many_networks_are_measured_in_chunks_against_one_reference(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_SESSIONS", 2)
+    monkeypatch.setattr(chunks, "CHUNK_SESSIONS", 2)
     artifacts = [conv_artifact(f"net{i}", 8 + 8 * i) for i in range(5)]
     artifacts.insert(2, Artifact("broken", b"?", artifacts[0].inputs))
     results = OnnxRuntimeProfiler().measure(artifacts, QUICK)
