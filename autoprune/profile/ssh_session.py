@@ -1,0 +1,149 @@
+"""One connection to a device: the agent at its other end, and what it is asked."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from autoprune.core.errors import AutopruneError, ProfilerError
+from autoprune.profile import replies
+from autoprune.profile.agent import VERSION
+from autoprune.profile.child import Child, ChildEnded, ChildError
+
+#: Lines that a login shell may print before the agent does.
+GREETING_LINES = 200
+
+#: The agent gives up on a request this much before the connection does.
+MARGIN_S = 5.0
+
+#: Runs on the device: reads the agent from the pipe, checks its hash, and becomes it.
+BOOTSTRAP = (
+    "import sys,hashlib\n"
+    "f=sys.stdin.buffer\n"
+    "n,h=f.readline().split()\n"
+    "s=f.read(int(n))\n"
+    "if sys.version_info<(3,9): sys.exit('the agent needs Python 3.9, this is '+sys.version)\n"
+    "if hashlib.sha256(s).hexdigest()!=h.decode(): sys.exit('the agent was damaged on its way')\n"
+    "exec(compile(s,'autoprune-agent','exec'),{'__name__':'__main__'})\n"
+)
+
+
+def _one_line(code: str) -> str:
+    """Code without a newline, or a quote that any shell would look at twice."""
+    return f'exec(__import__("base64").b64decode("{base64.b64encode(code.encode()).decode()}"))'
+
+
+class Lost(AutopruneError):
+    """The connection is gone, or what comes through it is no reply."""
+
+
+@cache
+def agent_source() -> bytes:
+    """The agent's file."""
+    return resources.files("autoprune.profile").joinpath("agent.py").read_bytes()
+
+
+class Session:
+    """An agent on a device, started over ssh and gone with the connection.
+
+    Args:
+        command: of ssh, up to what is to be run there.
+        python: the interpreter there.
+        timeout_s: of each request; of a transfer, the longest time in which no byte gets through.
+        start: arguments of the agent's `start`.
+
+    Raises:
+        ProfilerError: ssh can't be started, or the agent can't measure there.
+        Lost: there is no connection; says why, as ssh does.
+    """
+
+    def __init__(
+        self, command: Sequence[str], python: str, timeout_s: float, start: Mapping[str, Any]
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._child = Child([*command, f"{python} -c {shlex.quote(_one_line(BOOTSTRAP))}"])
+        try:
+            source = agent_source()
+            self._write(b"%d %s\n" % (len(source), hashlib.sha256(source).hexdigest().encode()))
+            self._write(source)
+            self._greeted()
+            #: What the agent tells of the device.
+            self.about = self.ask("start", **start)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Of the ssh client."""
+        return self._child.pid
+
+    def ask(self, do: str, data: bytes = b"", **arguments: Any) -> dict[str, Any]:
+        """One request and its reply.
+
+        Raises:
+            ProfilerError: the agent says that it failed.
+            Lost: no reply came in time, or none that can be read.
+        """
+        limit = max(self._timeout_s - MARGIN_S, self._timeout_s / 2)
+        request = {"do": do, "limit_s": limit if not data else 3600.0, **arguments}
+        self._write(json.dumps(request).encode() + b"\n" + data)
+        try:
+            line = self._child.line(self._timeout_s)
+        except ChildError as error:
+            raise self._lost(error) from error
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise Lost(f"the agent must reply in JSON, got {line[:100]!r}") from error
+        return replies.parse(line, "the device")
+
+    def close(self) -> None:
+        """End the connection, and the agent with it."""
+        self._child.close()
+
+    def _greeted(self) -> None:
+        """Skip what a login shell prints, until the agent says hello.
+
+        Raises:
+            ProfilerError: it is an agent of another version.
+        """
+        for _ in range(GREETING_LINES):
+            try:
+                line = self._child.line(self._timeout_s)
+            except ChildError as error:
+                raise self._lost(error) from error
+            if line.startswith(b'{"autoprune_agent": '):
+                version = json.loads(line)["autoprune_agent"]
+                if version != VERSION:
+                    raise ProfilerError(
+                        f"the agent there is of version {version}, this autoprune's is {VERSION}"
+                    )
+                return
+        raise Lost(f"no agent, only {GREETING_LINES} lines of something else: {line[:100]!r}")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._child.write(data, self._timeout_s)
+        except ChildError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: ChildError) -> Lost:
+        why = str(error)
+        if isinstance(error, ChildEnded):
+            why = self._last_words() or "the connection was closed"
+        elif self._child.said():
+            why += f" ({self._child.said()})"
+        return Lost(why)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(ChildError):
+            self._child.rest(2.0)
+        return self._child.said()

@@ -1,0 +1,333 @@
+"""Measuring over a real OpenSSH server on the loopback interface, with throw-away keys."""
+
+import getpass
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autoprune.core.device import MeasuringProtocol
+from autoprune.core.errors import MissingDependencyError, ProfilerError
+from autoprune.profile import ssh as module
+from autoprune.profile import ssh_session
+from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
+from autoprune.profile.registry import make_profiler
+from autoprune.profile.ssh import SshProfiler
+from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+FEW = MeasuringProtocol(warmup=1, runs=2, min_rounds=3, max_rounds=3, timeout_s=30)
+
+
+class Server:
+    """An sshd, the client's configuration for it, and where its user keeps files."""
+
+    def __init__(self, folder, port):
+        self.folder, self.port = folder, port
+        self.home = folder / "home"
+        self.files = self.home / ".cache" / "autoprune"
+        self.address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
+        self.python = f"HOME={self.home} {sys.executable}"
+
+    def profiler(self, **options):
+        given = {"python": self.python, "ssh": f"ssh -F {self.folder}/config", "timeout_s": 30}
+        return make_profiler(self.address, **{**given, **options})
+
+
+def keygen(path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return path.with_suffix(".pub").read_text().split()[:2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if SSHD is None or shutil.which("ssh") is None:
+        pytest.skip("needs an OpenSSH server to measure over: apt-get install openssh-server")
+    if os.getuid() == 0:  # the server's own folder, which an init script makes otherwise
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    folder = tmp_path_factory.mktemp("ssh")
+    host, user = keygen(folder / "host"), keygen(folder / "user")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(folder, port)
+    server.home.mkdir()
+    (folder / "authorized").write_text(" ".join(user) + "\n")
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {' '.join(host)}\n")
+    (folder / "config").write_text(
+        f"Host *\n IdentityFile {folder}/user\n IdentitiesOnly yes\n IdentityAgent none\n"
+        f" UserKnownHostsFile {folder}/known\n GlobalKnownHostsFile /dev/null\n"
+        " StrictHostKeyChecking yes\n"
+    )
+    (folder / "sshd").write_text(
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized\nPasswordAuthentication no\n"
+        "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\n"
+        "PermitRootLogin prohibit-password\n"
+    )
+    log = folder / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd")], stderr=stderr)
+    try:
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        else:
+            pytest.skip(f"the OpenSSH server does not start here: {log.read_text()[-500:]}")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_keeps_the_contract(server):
+    check_profiler(server.profiler())
+
+
+def test_the_device_is_the_one_at_the_other_end(server):
+    device, here = server.profiler(threads=2).device, OnnxRuntimeProfiler(threads=2).device
+    assert device == here
+    assert device.details["over"].endswith("@127.0.0.1")
+    assert device.details["clock"] == "wall"
+
+
+def test_networks_are_sent_once_and_kept_by_their_hash(server, monkeypatch):
+    asked = []
+    real = ssh_session.Session.ask
+
+    def ask(self, do, data=b"", **arguments):
+        if do == "put":
+            asked.append(arguments["digest"])
+        return real(self, do, data, **arguments)
+
+    monkeypatch.setattr(ssh_session.Session, "ask", ask)
+    artifacts = [conv_artifact("a", 24), conv_artifact("b", 40), conv_artifact("again", 24)]
+    for _ in range(2):
+        assert all(m.ok for m in server.profiler().measure(artifacts, FEW))
+    assert len(asked) == len(set(asked)) >= 2
+    assert {hashlib.sha256(a.onnx).hexdigest() for a in artifacts} <= set(asked)
+    digest = hashlib.sha256(artifacts[0].onnx).hexdigest()
+    assert (server.files / digest).read_bytes() == artifacts[0].onnx
+    # Damaged on the device: noticed, removed, and there again the time after.
+    (server.files / digest).write_bytes(b"rubbish")
+    found = server.profiler().measure(artifacts, FEW)
+    assert "was not what its name says" in found[0].error or all(m.ok for m in found)
+    assert all(m.ok for m in server.profiler().measure(artifacts, FEW))
+
+
+def test_many_networks_are_measured_in_chunks(server):
+    artifacts = [conv_artifact(f"n{i}", 8 + 8 * i) for i in range(4)]
+    found = server.profiler(sessions=2).measure(artifacts, FEW)
+    assert [m.key for m in found] == [a.key for a in artifacts]
+    for measurement in found:
+        assert measurement.latency_ms == pytest.approx(measurement.ratio * found[0].latency_ms)
+
+
+class Cut:
+    """Kills the ssh client when a request is asked for, as often as it is told."""
+
+    def __init__(self, monkeypatch, when):
+        self.cuts, self.runs = 0, 0
+        real = ssh_session.Session.ask
+
+        def ask(session, do, data=b"", **arguments):
+            if do == "run":
+                self.runs += 1
+                if when(self.runs, arguments["number"]):
+                    self.cuts += 1
+                    os.kill(session.pid, signal.SIGKILL)
+            return real(session, do, data, **arguments)
+
+        monkeypatch.setattr(ssh_session.Session, "ask", ask)
+
+
+def test_a_connection_that_is_cut_is_made_anew(server, monkeypatch):
+    cut = Cut(monkeypatch, lambda count, number: count in (3, 8))
+    artifacts = [conv_artifact("a", 8), conv_artifact("b", 16)]
+    found = server.profiler().measure(artifacts, FEW)
+    assert cut.cuts == 2
+    assert all(m.ok for m in found)
+    assert len(found[1].samples_ms) == 3
+
+
+def test_a_network_that_always_loses_the_connection_is_an_error_of_its_own(server, monkeypatch):
+    cut = Cut(monkeypatch, lambda count, number: number == 1)
+    artifacts = [conv_artifact("a", 8), conv_artifact("deadly", 16), conv_artifact("c", 8)]
+    good, deadly, other = server.profiler().measure(artifacts, FEW)
+    assert cut.cuts == 2
+    assert "was lost 2 times while this was measured" in deadly.error
+    assert good.ok
+    assert other.ok
+
+
+def agent_with(monkeypatch, old, new):
+    source = ssh_session.agent_source()
+    assert source.count(old) == 1
+    monkeypatch.setattr(ssh_session, "agent_source", lambda: source.replace(old, new))
+
+
+def test_a_run_that_hangs_is_ended_on_the_device_and_recorded(server, monkeypatch):
+    # Number 1 blocks the signal's Python handlers too: only the operating system can end it.
+    agent_with(
+        monkeypatch,
+        b"        times = []\n",
+        b"        times = []\n        while number == 1: pass\n",
+    )
+    artifacts = [conv_artifact("a", 8), conv_artifact("hangs", 16)]
+    good, hangs = server.profiler(timeout_s=4).measure(artifacts, FEW)
+    assert good.ok
+    assert "was lost 2 times" in hangs.error
+
+
+def test_a_full_disk_is_an_error_of_that_network(server, monkeypatch):
+    agent_with(
+        monkeypatch,
+        b'            with open(part, "wb") as file:\n',
+        b'            if len(data) > 20000: raise OSError(28, "No space left on device")\n'
+        b'            with open(part, "wb") as file:\n',
+    )
+    artifacts = [conv_artifact("a", 8), conv_artifact("large", 48)]
+    good, large = server.profiler().measure(artifacts, FEW)
+    assert good.ok
+    assert "No space left on device; make room there" in large.error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"VERSION = 1\n", b"VERSION = 2\n", "the agent there is of version 2"),
+        (b"    agent = Agent(source)\n", b"    print(1 / 0)\n", "ZeroDivisionError"),
+        (b'        return {"latencies_ms": times}',
+         b'        return {"latencies_ms": [0.0] * runs}', "must be positive, finite numbers; got 0.0"),
+        (b'        return {"latencies_ms": times}', b'        return {"latencies_ms": times[1:]}',
+         "numbers; got"),
+        (b'        return {"latencies_ms": times}',
+         b'        os.write(3, b"rubbish\\n"); return {"latencies_ms": times}', "in JSON"),
+    ],
+)  # fmt: skip
+def test_an_agent_that_misbehaves_never_gives_a_number(server, monkeypatch, old, new, said):
+    agent_with(monkeypatch, old, new)
+    for measurement in server.profiler().measure([conv_artifact("a", 8)] * 2, FEW):
+        assert not measurement.ok
+        assert said in measurement.error
+
+
+def test_an_agent_damaged_on_its_way_is_not_run(server, monkeypatch):
+    real = ssh_session.Session._write
+    monkeypatch.setattr(
+        ssh_session.Session,
+        "_write",
+        lambda self, data: real(self, data.replace(b"def serve", b"def Serve")),
+    )
+    with pytest.raises(ProfilerError, match="the agent was damaged on its way"):
+        server.profiler().device  # noqa: B018
+
+
+def test_hosts_and_keys_are_checked_as_ssh_does(server, tmp_path):
+    known = (server.folder / "known").read_text()
+    other = " ".join(keygen(tmp_path / "other"))
+    config = (server.folder / "config").read_text()
+    for name, text in (("unknown", ""), ("changed", f"{known.split()[0]} {other}\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / "config").write_text(
+            config.replace(f"{server.folder}/known", f"{tmp_path / name}")
+        )
+        profiler = server.profiler(ssh=f"ssh -F {tmp_path}/config")
+        with pytest.raises(ProfilerError, match="Host key verification failed"):
+            profiler.device  # noqa: B018
+    (tmp_path / "config").write_text(config.replace(f"{server.folder}/user", f"{tmp_path}/other"))
+    profiler = server.profiler(ssh=f"ssh -F {tmp_path}/config")
+    (failed,) = profiler.measure([conv_artifact("a", 8)], QUICK)
+    assert "Permission denied" in failed.error
+
+
+def test_what_is_missing_on_the_device_is_told(server):
+    cases = {
+        "python": ("no-such-python", "not found"),
+        "runtime": ("onnxruntime-cuda", "has no provider 'cuda'; it has"),
+    }
+    for option, (value, said) in cases.items():
+        with pytest.raises(ProfilerError, match=said):
+            server.profiler(**{option: value}).device  # noqa: B018
+    with pytest.raises(ProfilerError, match="runtime must be onnxruntime-cpu"):
+        server.profiler(runtime="tvm").device  # noqa: B018
+
+
+def test_another_device_in_the_middle_is_refused(server, monkeypatch):
+    profiler = server.profiler()
+    Cut(monkeypatch, lambda count, number: count == 3)
+    real, specs = SshProfiler.spec, []
+
+    def spec(self, session):
+        specs.append(real(self, session))
+        return specs[-1] if len(specs) == 1 else OnnxRuntimeProfiler(threads=2).device
+
+    monkeypatch.setattr(SshProfiler, "spec", spec)
+    found = profiler.measure([conv_artifact("a", 8), conv_artifact("b", 8)], FEW)
+    assert all("another device answers than before" in m.error for m in found)
+
+
+def test_old_files_make_room_for_new_ones(server):
+    first, second = conv_artifact("first", 100, layers=3), conv_artifact("second", 104, layers=3)
+    profiler = server.profiler(cache_mb=1)
+    for artifact in (first, second):
+        assert profiler.measure([artifact], FEW)[0].ok
+    kept = sum(path.stat().st_size for path in server.files.iterdir())
+    assert kept <= 1 << 20
+    assert (server.files / hashlib.sha256(second.onnx).hexdigest()).exists()
+    assert not (server.files / hashlib.sha256(first.onnx).hexdigest()).exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "target", "port"),
+    [
+        ("ssh://board", "board", []),
+        ("ssh://Pi@MyBoard:2222/", "Pi@MyBoard", ["-p2222"]),
+        ("ssh://pi@[::1]:22", "pi@::1", ["-p22"]),
+    ],
+)
+def test_addresses(address, target, port):
+    assert module._target(address) == (target, port)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://", "http://board", "board", "ssh://-oProxyCommand=x", "ssh://-x@board",
+     "ssh://pi:secret@board", "ssh://board/path", "ssh://board:port", "ssh://board:22#x"],
+)  # fmt: skip
+def test_wrong_addresses_are_refused(address):
+    with pytest.raises(ProfilerError, match="ssh://user@host:port"):
+        module._target(address)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"ssh": "no-such-ssh"}, MissingDependencyError, "openssh-client"),
+        ({"threads": 0}, ProfilerError, "threads must be an integer of at least 1, got 0"),
+        ({"timeout_s": 0}, ProfilerError, "timeout_s must be at least 1"),
+        ({"reconnect_s": -1}, ProfilerError, "reconnect_s must be at least 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, error, said):
+    if "ssh" not in options and shutil.which("ssh") is None:
+        pytest.skip("needs ssh")
+    with pytest.raises(error, match=said):
+        make_profiler("ssh://board", **options)
+
+
+def test_options_stand_after_the_address():
+    if shutil.which("ssh") is None:
+        pytest.skip("needs ssh")
+    assert isinstance(make_profiler("ssh://pi@board?runtime=openvino-cpu&threads=4"), SshProfiler)
+    with pytest.raises(ProfilerError, match="stands twice"):
+        make_profiler("ssh://board", address="ssh://other")

@@ -1,0 +1,74 @@
+import sys
+
+import pytest
+
+from autoprune.core.device import Artifact, MeasuringProtocol
+from autoprune.core.errors import MissingDependencyError, ProfilerError
+from autoprune.profile import openvino as module
+from autoprune.profile.openvino import OpenVinoProfiler
+from autoprune.profile.registry import devices
+from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
+
+
+def test_without_the_package_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'autoprune\[openvino\]'"):
+        OpenVinoProfiler()
+    (row,) = [row for row in devices() if row.name == "openvino-cpu"]
+    assert "autoprune[openvino]" in row.missing
+
+
+@pytest.fixture(scope="module")
+def openvino():
+    return pytest.importorskip("openvino", reason="needs the package openvino")
+
+
+def test_keeps_the_contract(openvino):
+    check_profiler(OpenVinoProfiler())
+
+
+def test_precision_is_told_and_kept(openvino):
+    profiler = OpenVinoProfiler()
+    assert (profiler.device.runtime, profiler.device.precision) == ("openvino", "fp32")
+    assert openvino.__version__.startswith(profiler.device.runtime_version)
+    compiled, _ = profiler._request(conv_artifact("a", 8), profile=False)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"threads": 0}, "at least 1, got 0"),
+        ({"threads": True}, "integer"),
+        ({"precision": "int4"}, "fp32, bf16, fp16; got 'int4'"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, said):
+    with pytest.raises(ProfilerError, match=said):
+        OpenVinoProfiler(**settings)
+
+
+def test_a_precision_that_the_cpu_can_not_compute_in_is_refused(openvino, monkeypatch):
+    monkeypatch.setitem(module.PRECISIONS, "bf16", ("bf16", "NO SUCH CAPABILITY"))
+    with pytest.raises(ProfilerError, match="can't compute in bf16 .* it can in fp32"):
+        OpenVinoProfiler(precision="bf16")
+
+
+def test_kernels_are_scaled_to_the_reference_and_tell_their_layers(openvino):
+    artifacts = [conv_artifact("dense", 32, 3), conv_artifact("pruned", 8, 3)]
+    protocol = MeasuringProtocol(runs=2, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
+    dense, pruned = OpenVinoProfiler().measure(artifacts, protocol)
+    assert sum(k.latency_ms for k in dense.kernels) == pytest.approx(dense.latency_ms)
+    for measurement, channels in ((dense, 32), (pruned, 8)):
+        convolutions = [k for k in measurement.kernels if k.op == "Convolution"]
+        assert [k.layers[0] for k in convolutions] == ["conv0", "conv1", "conv2"]
+        assert convolutions[1].output_shapes == ((1, channels, 16, 16),)
+        assert convolutions[0].input_shapes[0] == (1, 3, 16, 16)
+
+
+def test_a_network_that_can_not_be_loaded_is_an_error_of_its_own(openvino):
+    good = conv_artifact("good", 8)
+    results = OpenVinoProfiler().measure([good, Artifact("unfed", good.onnx, {})], QUICK)
+    assert results[0].ok
+    assert "its inputs must be ['x'], got arrays for []" in results[1].error
