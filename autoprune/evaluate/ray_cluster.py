@@ -223,7 +223,7 @@ def connected(
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             raise RunError(f"Ray can't be started on this machine: {_first(error)}") from error
     else:
-        _check_answers(address)
+        check_answers(address)
         try:
             ray.init(address=address, **options)
         except (Exception, SystemExit) as error:  # Ray raises many kinds, and exits on some.
@@ -234,8 +234,12 @@ def connected(
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Ray waits for minutes where nobody answers; a user should not."""
+def check_answers(address: str) -> None:
+    """Refuse an address where nobody answers; Ray itself would wait for minutes.
+
+    Raises:
+        ConfigError: it is no address, or nothing listens there.
+    """
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")

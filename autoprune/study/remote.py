@@ -46,6 +46,23 @@ def make_pool(task: Task, evaluator: CandidateEvaluator) -> EvaluatorPool:
     )
 
 
+def check_workers(task: Task) -> None:
+    """Refuse workers that can't be had, before anything is spent.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        ConfigError: nothing answers at the cluster's address.
+    """
+    workers = task.config.workers
+    if workers is None:
+        return
+    from autoprune.evaluate.ray_cluster import check_answers, import_ray
+
+    import_ray()
+    if workers.address is not None:
+        check_answers(workers.address)
+
+
 @dataclass(frozen=True)
 class CachedWork:
     """Evaluates what no search of the batch has, and nothing while something is measured here.

@@ -1,0 +1,145 @@
+"""`--workers`, `--ray-address` and `autoprune batch`, without a Ray that runs."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
+
+from autoprune.cli import main
+from autoprune.cli.commands import worker_settings
+from autoprune.study.batch_config import read_sweep
+from autoprune.study.batch_folder import BatchFolder
+from autoprune.study.config import read_config
+
+TESTS = Path(__file__).parents[2]
+GOOD = (
+    *("--model", "tiny_task:build", "--inputs", "2x3x8x8", "--evaluate", "tiny_task:evaluate"),
+    *("--budget", "macs=0.5x", "--set", "device=null", "--workers", "2"),
+)
+SWEEP = {
+    "models": [
+        {
+            "name": "tiny",
+            "python_path": [str(TESTS)],
+            "model": "tiny_task:build",
+            "inputs": "tiny_task:inputs",
+            "evaluate": "tiny_task:evaluate",
+        }
+    ],
+    "budgets": ["macs=0.5x"],
+    "searchers": ["random", "uniform"],
+    "defaults": {"trials": 4, "device": None},
+}
+
+
+def run(monkeypatch, capsys, *arguments):
+    """(status, stdout, stderr) of a command run in this process."""
+    monkeypatch.setattr(sys, "argv", ["autoprune", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    captured = capsys.readouterr()
+    return caught.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**SWEEP, "out": str(tmp_path / "run")}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("workers: 3", (3, None)),
+        ("workers: {count: 3, address: auto}", (3, "auto")),
+    ],
+)
+def test_options_override_a_part_of_what_the_config_says(tmp_path, given, expected):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"budget: macs=0.5x\n{given}\n")
+    found = read_config(path).workers
+    assert (found.count, found.address) == expected
+    found = read_config(path, worker_settings(5, None)).workers
+    assert (found.count, found.address) == (5, expected[1])
+    found = read_config(path, worker_settings(None, "host:6379")).workers
+    assert (found.count, found.address) == (3, "host:6379")
+
+
+def test_without_them_there_are_no_workers(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("budget: macs=0.5x\n")
+    assert read_config(path, worker_settings(None, None)).workers is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ray-address", "nowhere"], "must be auto, host:port"),
+        (["--set", "workers.resources={cpu: -1}"], "workers.resources.cpu"),
+        (["--set", "workers.treads=2"], "did you mean 'threads'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_spent(monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(TESTS)
+    status, _, err = run(monkeypatch, capsys, "search", *GOOD, *arguments)
+    assert status == 2
+    assert message in err
+    assert "evaluating" not in err
+
+
+def test_an_address_where_no_cluster_is_is_told_before_anything_is_spent(monkeypatch, capsys):
+    monkeypatch.chdir(TESTS)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, not listening
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        status, _, err = run(monkeypatch, capsys, "search", *GOOD, "--ray-address", address)
+    assert status == 2
+    assert f"no Ray cluster answers at {address}" in err
+    assert "evaluating" not in err
+
+
+def test_a_dry_run_tells_what_would_run_and_makes_nothing(monkeypatch, capsys, sweep, tmp_path):
+    status, out, _ = run(monkeypatch, capsys, "batch", sweep, "--dry-run", "--json")
+    data = json.loads(out)
+    assert status == 0
+    assert data["jobs"] == ["tiny--macs=0.5x--random--seed0", "tiny--macs=0.5x--uniform--seed0"]
+    assert data["evaluation_s"]["tiny"] > 0
+    assert data["seconds"] > 0
+    assert not (tmp_path / "run").exists()
+    status, out, _ = run(monkeypatch, capsys, "batch", sweep, "--dry-run")
+    assert "2 searches, 0 latency tables" in out
+
+
+def test_status_and_cancel_of_a_batch_nobody_drives(monkeypatch, capsys, sweep, tmp_path):
+    BatchFolder.create(read_sweep(sweep), tmp_path, str(sweep))
+    status, out, _ = run(monkeypatch, capsys, "batch", "status", tmp_path / "run", "--json")
+    assert status == 1
+    assert [job["state"] for job in json.loads(out)["jobs"]] == ["waiting", "waiting"]
+    status, out, _ = run(monkeypatch, capsys, "batch", "status", tmp_path / "run")
+    assert "2 searches: 2 waiting" in out
+    status, _, err = run(monkeypatch, capsys, "batch", "cancel", tmp_path / "run")
+    assert status == 0
+    assert "nothing drives it" in err
+    assert (tmp_path / "run" / "cancelled").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml can't be read"),
+        (["status"], "needs the folder of a batch"),
+        (["status", "nowhere"], "does not exist"),
+        (["resume", "nowhere", "--dry-run"], "takes no --dry-run"),
+        (["sweep.yaml", "run"], "takes a sweep's YAML, or status, resume or cancel"),
+    ],
+)
+def test_mistakes_end_with_status_2(monkeypatch, capsys, arguments, message):
+    status, _, err = run(monkeypatch, capsys, "batch", *arguments)
+    assert status == 2
+    assert message in err
