@@ -23,6 +23,7 @@ from autoprune.study.evaluation import CandidateEvaluator, Phases
 from autoprune.study.finish import Finisher, Shipped
 from autoprune.study.folder import RunFolder
 from autoprune.study.progress import Progress
+from autoprune.study.remote import check_workers
 from autoprune.study.result import Result, result_data
 from autoprune.study.session import Session
 from autoprune.study.store import Store
@@ -51,6 +52,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     config = task.config
     check_batches(task)
     check_searcher(task)
+    check_workers(task)
     check_metrics(task)
     progress.begin(config.objective)
     phases = Phases()
