@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,9 @@ from autoprune.core.errors import AutopruneError
 
 #: Exit status: the budget holds, it does not hold, the user's input is wrong, stopped by Ctrl-C.
 HELD, NOT_HELD, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+#: Exit status of a mistake in autoprune itself (EX_SOFTWARE of BSD's sysexits).
+INTERNAL = 70
 
 app = typer.Typer(
     name="autoprune",
@@ -253,3 +257,11 @@ def main() -> None:
         # The reader of a pipe went away (`autoprune ... | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(NOT_HELD)
+    except Exception:  # Ours: left to Python it would end with 1, which says "not held".
+        traceback.print_exc()
+        typer.echo(
+            "this is a mistake in autoprune, not in your input: please report it, with the lines "
+            "above and the command",
+            err=True,
+        )
+        sys.exit(INTERNAL)

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from autoprune.cli.commands import HELD
 from autoprune.cli.progress import TerminalProgress
+from autoprune.core.errors import TableError
+from autoprune.core.files import check_writable
 
 
 def run_profile(
@@ -24,6 +26,7 @@ def run_profile(
     """Measure a latency table, and tell its error on candidates it was not fitted to."""
     from autoprune.study.table import profile_config
 
+    check_writable(out, TableError)
     with TerminalProgress(Console(stderr=True)).running() as progress:
         table = profile_config(config, options, settings, progress)
     table.save(out)

@@ -102,7 +102,9 @@ class TerminalProgress(Listener):
 
     def message(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, markup=False, highlight=False)
+        # Where lines go to a file, a wrapped one could not be searched for.
+        wrap = not self._console.is_terminal
+        self._console.print(text, markup=False, highlight=False, soft_wrap=wrap)
 
     def _due(self) -> bool:
         now = time.monotonic()

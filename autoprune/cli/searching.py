@@ -14,7 +14,7 @@ from rich.console import Console
 from autoprune import report, study
 from autoprune.cli.commands import HELD, NOT_HELD, STOPPED
 from autoprune.cli.progress import TerminalProgress
-from autoprune.core.errors import AutopruneError
+from autoprune.core.errors import AutopruneError, SearchError
 from autoprune.study.folder import RunFolder
 
 
@@ -51,7 +51,9 @@ def _show(
         progress.message(f"stopped{how}")
         return STOPPED
     except AutopruneError as error:
-        if folder and (folder[0] / "config.yaml").exists():
+        # A searcher that can't go on would not after a resume either: failed trials are kept.
+        ended = isinstance(error, SearchError)
+        if not ended and folder and (folder[0] / "config.yaml").exists():
             error.add_note(f"when it is mended, go on with: autoprune resume {folder[0]}")
         raise
     picture = _picture(result)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import logging
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +100,38 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: int | None) -> Ex
         )
         positional, keywords = shapes
         shapes = _by_name(model, positional, keywords)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _without_dumps():
         warnings.simplefilter("ignore")
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+class _WithoutGraphs:
+    """A stream that leaves out the graph which torch prints of a network that it refuses."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Pass on what is no graph."""
+        if "torch.ops.aten" in text and "def forward(self" in text:
+            return len(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _without_dumps() -> Iterator[None]:
+    """Keep what torch logs and prints of a refused network away: the error tells it in a line."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(_WithoutGraphs(sys.stderr)):  # type: ignore[type-var]
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _by_name(model: nn.Module, positional: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -63,6 +64,12 @@ class OnnxRuntimeProfiler:
     ) -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
+        processors = os.cpu_count() or threads
+        if threads > processors:
+            raise ProfilerError(
+                f"threads must be at most {processors}, the processors there are: more only wait "
+                f"for each other; got {threads}"
+            )
         if graph_optimization not in LEVELS:
             raise ProfilerError(
                 f"graph_optimization must be one of {', '.join(LEVELS)}; got {graph_optimization!r}"

@@ -53,12 +53,13 @@ def flat_inputs(program: ExportedProgram, call: Call) -> dict[str, Any]:
         order = spec.child(1).context or []
         if set(order) == set(kwargs):
             kwargs = {name: kwargs[name] for name in order}
-    leaves, given = pytree.tree_flatten((args, kwargs))
+    leaves, _ = pytree.tree_flatten((args, kwargs))
     names = program.graph_signature.user_inputs
     if len(leaves) != len(names):
         raise SurgeryError(
             f"a calibration batch must hold the {len(names)} inputs that the network was traced "
-            f"with ({', '.join(map(str, names))}), got {len(leaves)}: {given}"
+            f"with ({', '.join(map(str, names))}), got {len(leaves)}; "
+            "give inputs alone, without labels"
         )
     return {str(name): leaf for name, leaf in zip(names, leaves, strict=True)}
 

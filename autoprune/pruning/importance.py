@@ -50,7 +50,8 @@ def scores(network: Network, importance: str | Importance = "l1") -> Scores:
     if importance not in _NAMES:
         known = ", ".join(_NAMES)
         raise ConfigError(
-            f"importance must be one of {known}, taylor, or an Importance; got {importance!r}"
+            f"importance must be one of {known}, or with data reconstruction or taylor, or an "
+            f"Importance; got {importance!r}"
         )
     return _NAMES[importance]().scores(network)
 

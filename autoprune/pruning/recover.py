@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.core.errors import ConfigError, EvaluationError
+from autoprune.core.errors import AutopruneError, ConfigError, EvaluationError
+from autoprune.core.failures import describe
 from autoprune.pruning._batches import as_call
 
 #: (the network's output, the batch's targets) → scalar loss.
@@ -102,9 +103,9 @@ def recover(
 
     Raises:
         ConfigError: a setting is out of range, or the batches are not as described.
-        EvaluationError: `evaluate` gives no finite objective, or the loss is not a finite number
-            and no epoch had been finished. (Later, a loss that is not finite ends the recovery,
-            and the best weights are kept.)
+        EvaluationError: `evaluate` gives no finite objective, the batches or the loss raise, or
+            the loss is not a finite number and no epoch had been finished. (Later, a loss that
+            is not finite ends the recovery, and the best weights are kept.)
     """
     _check(epochs, lr, optimizer, warmup, distill, temperature, patience, clip_norm)
     if teacher is None:
@@ -170,8 +171,8 @@ class _Student:
         if self.teacher is not None:
             self.teacher.eval()
         total, count = 0.0, 0
-        for batch in batches:
-            value = self._loss(batch)
+        for batch in _given(batches):
+            value = self._loss_of(batch)
             number = float(value.detach())
             if not math.isfinite(number):
                 return number
@@ -189,6 +190,17 @@ class _Student:
                 "give a list or a loader, not an iterator that is used up"
             )
         return total / count
+
+    def _loss_of(self, batch: Any) -> Tensor:
+        try:
+            return self._loss(batch)
+        except AutopruneError:
+            raise
+        except Exception as error:  # the user's network, batch and loss meet here
+            raise EvaluationError(
+                f"the training loss must be computed from a batch, but got {describe(error)}; "
+                "look at the (inputs, labels) batches and at the loss"
+            ) from error
 
     def _loss(self, batch: Any) -> Tensor:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -298,6 +310,16 @@ def _modes(*models: nn.Module | None) -> dict[nn.Module, bool]:
 
 def _weights(model: nn.Module) -> dict[str, Any]:
     return copy.deepcopy(model.state_dict())
+
+
+def _given(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of an epoch."""
+    try:
+        yield from batches
+    except Exception as error:  # the user's loader
+        raise EvaluationError(
+            f"the training batches must be iterated, but got {describe(error)}"
+        ) from error
 
 
 def _report(on_progress: Callable[[Epoch], None] | None, epoch: Epoch) -> None:

@@ -122,7 +122,7 @@ def run_search(path: str, index: int, attempts: int) -> Ended:
 
 
 def _guarded(work: Callable[[], None]) -> Ended:
-    from autoprune.study.failures import describe
+    from autoprune.core.failures import describe
 
     try:
         work()

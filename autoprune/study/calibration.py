@@ -6,7 +6,13 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from autoprune.core.errors import EvaluationError
+from autoprune.core.failures import describe
+
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from autoprune.pruning.importance import Importance
     from autoprune.study.task import Task
 
@@ -58,11 +64,21 @@ def importance_of(task: Task) -> str | Importance:
     if name == "taylor" and task.train is not None:
         import torch.nn.functional as F
 
+        from autoprune.pruning._batches import as_call
         from autoprune.pruning.importance import Taylor
 
         loss = task.loss or F.cross_entropy
-        return Taylor(
-            list(itertools.islice(task.train, TAYLOR_BATCHES)),
-            lambda model, batch: loss(model(batch[0]), batch[1]),
-        )
+
+        def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
+            try:
+                inputs, labels = batch
+                args, kwargs = as_call(inputs)
+                return loss(model(*args, **kwargs), labels)
+            except Exception as error:  # the user's network, batch and loss meet here
+                raise EvaluationError(
+                    "importance taylor must be able to compute the loss of a training batch, but "
+                    f"got {describe(error)}; look at the (inputs, labels) batches and at the loss"
+                ) from error
+
+        return Taylor(list(itertools.islice(task.train, TAYLOR_BATCHES)), loss_of)
     return name

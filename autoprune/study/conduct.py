@@ -224,6 +224,7 @@ def _ship(session: Session, finisher: Finisher, trials: list[Trial]) -> Shipped:
             raise SearchError(
                 f"no evaluation gave a figure in {len(trials)} trials"
                 + (f"; the last: {errors[-1]}" if errors else "")
+                + ". Mend it and search anew, in another folder"
             )
         built.append(finisher.build(nearest))
     best = min(built, key=lambda s: max(0.0, *violations(session, s).values()))

@@ -201,6 +201,11 @@ class SearchConfig(Settings):
     def _named(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("recover", mode="before")
+    @classmethod
+    def _recover(cls, value: object) -> object:
+        return ({} if value else None) if isinstance(value, bool) else value
+
     @field_validator("workers", mode="before")
     @classmethod
     def _workers(cls, value: object) -> object:
@@ -209,6 +214,8 @@ class SearchConfig(Settings):
     @field_validator("inputs", mode="before")
     @classmethod
     def _inputs(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("must be shapes such as 8x3x32x32, or a function that makes them")
         function = isinstance(value, str) and not value.strip()[:1].isdigit()
         return {"name": value} if function else value
 
@@ -220,6 +227,11 @@ class SearchConfig(Settings):
                 return budget_settings(value)
             except BudgetError as error:
                 raise ValueError(str(error)) from error
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                "a budget must be written latency=0.6x or {latency: 0.6x, params: 0.5x}, "
+                f"got {value!r}"
+            )
         return value
 
     @field_validator("budget")
@@ -272,11 +284,32 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{where}: the setting {name!r} must be given")
         else:
-            text = problem["msg"].removeprefix("Value error, ")
+            text = _plainly(problem["msg"].removeprefix("Value error, "))
             got = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
             lines.append(f"{where}: {name}: {text[:1].lower()}{text[1:]}{got}")
     return "\n".join(dict.fromkeys(lines))
 
+
+def _plainly(text: str) -> str:
+    """Pydantic's names of kinds, in the words of the documentation."""
+    for kind, words in _KINDS:
+        text = text.replace(kind, words)
+    return text
+
+
+_KINDS = (
+    ("a valid dictionary or instance of Named", "a name, or {name: ..., options: {...}}"),
+    ("a valid dictionary or instance of", "a mapping of settings, see the reference:"),
+    ("a valid dictionary", "a mapping"),
+    ("a valid tuple", "a list"),
+    ("a valid string", "text"),
+    ("a valid integer, unable to parse string as an integer", "an integer"),
+    ("a valid integer, got a number with a fractional part", "an integer"),
+    ("a valid integer", "an integer"),
+    ("a valid number, unable to parse string as a number", "a number"),
+    ("a valid number", "a number"),
+    ("a valid boolean, unable to interpret input", "true or false"),
+)
 
 #: Where a setting may be of several kinds, pydantic puts the kind into the path.
 _UNION_BRANCHES = frozenset({"Named", "str", "tuple[str, ...]", "float", "RecoverSettings"})
@@ -304,7 +337,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         near = []
-        if path.parent.is_dir():
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():
             near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
         hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
         raise ConfigError(f"the config {path} can't be read: {reason}{hint}") from error
@@ -320,6 +353,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+#: What `--set searcher.options.x=1` reaches into where nothing is named.
+_DEFAULTS = {
+    name: SearchConfig.model_fields[name].default.model_dump() for name in ("device", "searcher")
+}
+
+
 def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Apply `a.b=value` settings; values are read as YAML.
 
@@ -330,6 +369,8 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         name, separator, value = setting.partition("=")
         keys = name.strip().split(".")
+        if keys[0] == "run":
+            raise ConfigError("--set run: a run's own notes can't be set")
         if not separator or not all(keys):
             raise ConfigError(f"--set must be written name=value or a.b=value, got {setting!r}")
         try:
@@ -339,6 +380,8 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         place = result
         for key in keys[:-1]:
             inner = place.get(key)
+            if key in _DEFAULTS and place is result and key not in place:
+                inner = _DEFAULTS[key]
             if key == "budget" and isinstance(inner, str):
                 inner = budget_settings(inner)
             # A name alone is short for {name: ...}, so options can be set beside it.

@@ -14,8 +14,8 @@ from torch import nn
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.errors import AutopruneError, EvaluationError
+from autoprune.core.failures import describe
 from autoprune.evaluate.base import Evaluator, Outcome
-from autoprune.study.failures import describe
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network, Selection
@@ -34,7 +34,7 @@ def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dic
     try:
         with torch.no_grad():
             given: Any = evaluate(model)
-    except Exception as error:  # The user's code: whatever it raises is this trial's failure.
+    except (Exception, SystemExit) as error:  # The user's: what it raises fails this trial.
         raise EvaluationError(f"evaluate raised {describe(error)}") from error
     if not isinstance(given, Mapping):
         number = as_number(given)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autoprune.core.budget import Budget
+from autoprune.core.errors import EvaluationError
 from autoprune.core.trial import Trial
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
 from autoprune.study.progress import Progress
@@ -136,7 +137,11 @@ class Finisher:
         with self._phases("refit"):
             refitted = apply(self._evaluator.network, selection)
             self._reconstructor.apply(refitted, selection)
-            again = evaluate_model(refitted, self._evaluate, self._objective)
+            try:
+                again = evaluate_model(refitted, self._evaluate, self._objective)
+            except EvaluationError as error:
+                self._progress.message(f"the refitted network is left out: {error}")
+                return model, metrics
         if again[self._objective] > metrics[self._objective]:
             return refitted.eval(), again
         return model, metrics

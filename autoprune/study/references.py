@@ -63,11 +63,16 @@ def import_reference(target: str, base: Path, what: str) -> Any:
     if separator and file.endswith(".py"):
         module = _load_file((base / Path(file).expanduser()).resolve(), what)
         return _attribute(module, attribute, target, what)
+    if not separator or not file or not attribute:
+        raise ConfigError(
+            f"{what} must be written package.module:name or path/to/file.py:name, for example "
+            f"my/models.py:build; got {target!r}"
+        )
     try:
         return load_object(target, what=what)
     except AutopruneError:
         raise
-    except Exception as error:  # The user's module runs while it is imported.
+    except (Exception, SystemExit) as error:  # The user's module runs while it is imported.
         raise _failed(what, target, error) from error
 
 
@@ -90,7 +95,7 @@ def _load_file(path: Path, what: str) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # The user's module runs while it is imported.
+    except (Exception, SystemExit) as error:  # The user's module runs while it is imported.
         del sys.modules[name]
         raise _failed(what, str(path), error) from error
     return module
@@ -118,7 +123,7 @@ def call_reference(target: str, options: Mapping[str, Any], base: Path, what: st
         return function()
     except AutopruneError:
         raise
-    except Exception as error:  # The user's function.
+    except (Exception, SystemExit) as error:  # The user's function.
         raise _failed(what, target, error) from error
 
 
@@ -134,7 +139,7 @@ def function_reference(target: str, options: Mapping[str, Any], base: Path, what
     return partial(function, **options) if options else function
 
 
-def _failed(what: str, target: str, error: Exception) -> ConfigError:
-    from autoprune.study.failures import describe
+def _failed(what: str, target: str, error: BaseException) -> ConfigError:
+    from autoprune.core.failures import describe
 
     return ConfigError(f"{what}: {target} failed: {describe(error)}")

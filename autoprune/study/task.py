@@ -99,7 +99,9 @@ def build_model(config: SearchConfig, base: Path) -> tuple[nn.Module, tuple[Any,
         ConfigError: one is missing, does not import, or gives something else.
     """
     for folder in (*config.python_path, str(Path.cwd())):
-        place = str((base / folder).resolve())
+        place = str((base / Path(folder).expanduser()).resolve())
+        if not Path(place).is_dir():
+            raise ConfigError(f"python_path must name folders; there is no folder {place}")
         if place not in sys.path:
             sys.path.insert(0, place)
     named = _given(config.model, "model")
@@ -167,9 +169,14 @@ def _zeros(text: str) -> torch.Tensor:
             f"{', '.join(_DTYPES)}), with commas between several; got {text!r}"
         )
     # Zeros would let a data-dependent path look constant; a fixed draw does not.
-    if dtype is torch.int64:
-        return torch.zeros(sizes, dtype=dtype)
-    return torch.randn(sizes, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    try:
+        if dtype is torch.int64:
+            return torch.zeros(sizes, dtype=dtype)
+        return torch.randn(sizes, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:  # more than there is memory, or than a size can be
+        raise ConfigError(
+            f"inputs of shape {text} don't fit into memory; give smaller ones"
+        ) from error
 
 
 def _given(named: Named | None, what: str) -> Named:
