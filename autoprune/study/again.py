@@ -14,6 +14,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import ConfigError, ProfilerError, RunError
+from autoprune.profile.checked import measure_checked
 from autoprune.study.config import SearchConfig, read_yaml, validate
 from autoprune.study.folder import RunFolder
 from autoprune.study.progress import Progress
@@ -109,7 +110,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
         timeout_s=settings.timeout_s,
         seed=config.seed,
     )
-    dense, pruned = profiler.measure(artifacts, protocol)
+    dense, pruned = measure_checked(profiler, artifacts, protocol)
     if not pruned.ok or not dense.ok:
         raise ProfilerError(f"the network can't be measured: {pruned.error or dense.error}")
     reference = data["dense"]["cost"].get("latency_ms", {}).get("mean", dense.latency_ms)

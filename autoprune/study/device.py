@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
-from autoprune.core.errors import ProfilerError
+from autoprune.profile.checked import measure_checked
 from autoprune.study.config import VerifySettings
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class DeviceMeasure:
             effort: the time limit and the narrowness aimed at are scaled by it.
 
         Raises:
-            ProfilerError: the profiler gave another number of measurements.
+            ProfilerError: the profiler raised, or gave something else than one measurement for
+                each network.
         """
         keys = ["dense", *(candidate.key for candidate in candidates)]
         models = self._sliced([self.network.dense, *candidates])
@@ -105,7 +106,8 @@ class DeviceMeasure:
         """Measure an exported network beside the dense one; the dense one's comes first.
 
         Raises:
-            ProfilerError: the profiler gave another number of measurements.
+            ProfilerError: the profiler raised, or gave something else than one measurement for
+                each network.
         """
         return self._measure(["dense", "pruned"], [dense, onnx], self._protocol(1, effort))
 
@@ -144,10 +146,4 @@ class DeviceMeasure:
             Artifact(key, model, input_arrays(model, *self._inputs))
             for key, model in zip(keys, models, strict=True)
         ]
-        found = self.profiler.measure(artifacts, protocol)
-        if len(found) != len(artifacts):
-            raise ProfilerError(
-                f"the profiler {type(self.profiler).__name__} must give one measurement for each "
-                f"artifact, got {len(found)} for {len(artifacts)}"
-            )
-        return found
+        return measure_checked(self.profiler, artifacts, protocol)

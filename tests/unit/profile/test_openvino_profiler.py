@@ -51,7 +51,7 @@ def test_wrong_settings_are_refused(settings, said):
 
 def test_a_precision_that_the_cpu_can_not_compute_in_is_refused(openvino, monkeypatch):
     monkeypatch.setitem(module.PRECISIONS, "bf16", ("bf16", "NO SUCH CAPABILITY"))
-    with pytest.raises(ProfilerError, match="can't compute in bf16 .* it can in fp32"):
+    with pytest.raises(ProfilerError, match=r"can't compute in bf16 .* it can in fp32"):
         OpenVinoProfiler(precision="bf16")
 
 

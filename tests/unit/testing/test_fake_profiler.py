@@ -46,7 +46,7 @@ class Wrong(FakeProfiler):
     ("change", "said"),
     [
         (lambda ms: ms[::-1], "order"),
-        (lambda ms: ms[:-1], "order"),
+        (lambda ms: ms[:-1], "one measurement for each"),
         (lambda ms: [Measurement(m.key, latency_ms=-1.0) for m in ms], "positive|must lie"),
         (lambda ms: [Measurement(m.key, error="no") for m in ms], "must be measured"),
     ],

@@ -1,0 +1,97 @@
+"""What a profiler gave back, checked before anybody computes with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autoprune.core.device import Artifact, Measurement, MeasuringProtocol, Profiler
+from autoprune.core.errors import AutopruneError, ProfilerError
+
+
+def measure_checked(
+    profiler: Profiler, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
+) -> list[Measurement]:
+    """Measure, and let no figure through that can't be one.
+
+    Returns:
+        One measurement for each artifact, in order. One whose latency, ratio or energy is no
+        positive, finite number, or does not lie in its interval, has `error` set instead.
+
+    Raises:
+        ProfilerError: the profiler raised, or gave something else than one measurement for each
+            artifact in their order.
+    """
+    who = f"the profiler {type(profiler).__name__}"
+    try:
+        found = profiler.measure(artifacts, protocol)
+    except AutopruneError:
+        raise
+    except Exception as error:  # a user's own profiler: anything may come
+        raise ProfilerError(
+            f"{who} must never raise from measure (a failure is a Measurement with `error` set), "
+            f"got {type(error).__name__}: {error}"
+        ) from error
+    check_answer(who, found, artifacts)
+    return [_checked(measurement) for measurement in found]
+
+
+def check_answer(who: str, found: object, artifacts: Sequence[Artifact]) -> None:
+    """Whether it is one measurement for each artifact, in their order.
+
+    Raises:
+        ProfilerError: it is not; says what it is.
+    """
+    if not isinstance(found, Sequence) or not all(isinstance(m, Measurement) for m in found):
+        raise ProfilerError(
+            f"{who} must give a list of Measurement, got {_kind(found)}; "
+            "autoprune.testing.profilers.check_profiler tells what else is wrong"
+        )
+    keys, wanted = [m.key for m in found], [a.key for a in artifacts]
+    if len(keys) != len(wanted):
+        raise ProfilerError(
+            f"{who} must give one measurement for each artifact, got {len(keys)} for {len(wanted)}"
+        )
+    if keys != wanted:
+        at = next(i for i, key in enumerate(keys) if key != wanted[i])
+        raise ProfilerError(
+            f"{who} must give measurements in the artifacts' order: number {at + 1} must be of "
+            f"{wanted[at]!r}, got one of {keys[at]!r}"
+        )
+
+
+def _checked(measurement: Measurement) -> Measurement:
+    if not measurement.ok:
+        return measurement
+    problem = wrong_figure(measurement)
+    return Measurement(measurement.key, error=problem) if problem else measurement
+
+
+def wrong_figure(measurement: Measurement) -> str:
+    """What is wrong with the figures of a measurement without an error; "" for nothing."""
+    for what, value, (low, high) in (
+        ("latency_ms", measurement.latency_ms, measurement.latency_interval_ms),
+        ("ratio", measurement.ratio, measurement.ratio_interval),
+    ):
+        if not _positive(value):
+            return f"{what} must be positive and finite, got {value!r}"
+        if not low <= value <= high:
+            return f"{what} {value:g} must lie in its interval, got {low} to {high}"
+    energy = measurement.energy_mj
+    if energy is not None and not _positive(energy):
+        return f"energy_mj must be positive and finite, or None, got {energy!r}"
+    return ""
+
+
+def _positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
+
+
+def _kind(found: object) -> str:
+    if not isinstance(found, Sequence):
+        return type(found).__name__
+    return "a list with " + ", ".join(
+        sorted({type(m).__name__ for m in found if not isinstance(m, Measurement)})
+    )
