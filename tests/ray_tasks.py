@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import ConfigError
 from autoprune.evaluate import Outcome
 
@@ -92,3 +93,27 @@ class Synthetic:
     def evaluate(self, candidate):
         time.sleep(self.jitter_s * (time.perf_counter_ns() % 1000) / 1000)
         return Outcome(self.problem.evaluate(candidate))
+
+
+class Noting:
+    """A profiler that takes a moment, and writes down when it begins and ends.
+
+    Args:
+        folder: for the log.
+        dies: whether its process is killed the first time.
+    """
+
+    def __init__(self, folder, dies=False):
+        self.work, self.dies = Scripted(folder), dies
+
+    @property
+    def device(self):
+        return DeviceSpec("bench", "none", "1")
+
+    def measure(self, artifacts, protocol):
+        self.work.note("begin")
+        if self.dies and self.work.once("measuring died"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.3)
+        self.work.note("end")
+        return []

@@ -159,6 +159,28 @@ device:
     assert result["trials"]["finished"] >= 4
 
 
+def test_a_batch_runs_on_the_nodes(nodes):
+    sweep = {
+        "out": "batch",
+        "models": [
+            {
+                "name": "tiny",
+                "python_path": [str(TESTS)],
+                "model": "tiny_task:build",
+                "inputs": "tiny_task:inputs",
+                "evaluate": "tiny_task:evaluate",
+            }
+        ],
+        "budgets": ["macs=0.5x"],
+        "searchers": ["uniform", "random"],
+        "defaults": {"trials": 2, "device": None},
+    }
+    (nodes.folder / "sweep.yaml").write_text(json.dumps(sweep))
+    command = 'autoprune batch sweep.yaml --ray-address "$HEAD:$PORT" --json'
+    out, err = nodes.shell(command).communicate(timeout=300)
+    assert json.loads(out or "{}").get("states") == {"held": 2}, err
+
+
 def test_a_lost_node_costs_only_what_it_was_at(nodes):
     (nodes.folder / "calls").unlink(missing_ok=True)
     text = f"{CONFIG}\nbudget: macs=0.5x\ndevice: null\ntrials: {TRIALS}\nout: lost\n"
@@ -179,9 +201,9 @@ def test_a_lost_node_costs_only_what_it_was_at(nodes):
 
 
 def test_a_wrong_token_is_told(nodes):
-    search = nodes.shell(
-        f'export RAY_AUTH_TOKEN={"0" * 64}\n{SEARCH} --ray-address "$HEAD:$PORT" --set out=token'
-    )
+    # Ray tries again for 20 s by default.
+    wrong = f"export RAY_AUTH_TOKEN={'0' * 64} RAY_NUM_REDIS_GET_RETRIES=3"
+    search = nodes.shell(f'{wrong}\n{SEARCH} --ray-address "$HEAD:$PORT" --set out=token')
     _, err = search.communicate(timeout=240)
     assert search.returncode == 2, err
     assert "takes this process's token" in err

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,16 +11,21 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[
 from ray_tasks import Raising, Scripted, raises_other, raises_own
 
 from autoprune.core.candidate import Candidate
-from autoprune.core.errors import ConfigError, EvaluationError
+from autoprune.core.device import MeasuringProtocol
+from autoprune.core.errors import ConfigError, EvaluationError, ProfilerError
 from autoprune.evaluate.quiet import measuring
 from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import connected
+from autoprune.evaluate.ray_device import RayProfiler
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with connected(cpus=2) as found:
-        yield found
+def cluster(tmp_path_factory):
+    # Before Ray starts: its workers' locks are this file's own, too.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPRUNE_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        with connected(cpus=2, resources={"device:bench": 1}) as found:
+            yield found
 
 
 def run(pool, counts):
@@ -130,3 +136,31 @@ def test_what_can_not_be_sent_is_refused(cluster):
     lock = threading.Lock()
     with pytest.raises(ConfigError, match="can't be sent to workers"):
         RayPool(lambda: lock, 1)
+
+
+def measure(folder, **options):
+    """Measure nothing on the cluster's device, by a profiler that writes down when it does."""
+    profiler = RayProfiler("device:bench", "ray_tasks:Noting", {"folder": str(folder), **options})
+    return profiler.measure([], MeasuringProtocol())
+
+
+def test_a_device_is_measured_on_by_one_at_a_time(cluster, tmp_path):
+    with ThreadPoolExecutor(3) as several:
+        list(several.map(lambda _: measure(tmp_path), range(3)))
+    assert (tmp_path / "log").read_text().split() == ["begin", "end"] * 3
+
+
+def test_a_measurement_whose_process_is_lost_is_taken_again(cluster, tmp_path):
+    assert measure(tmp_path, dies=True) == []
+    assert (tmp_path / "log").read_text().split() == ["begin", "begin", "end"]
+
+
+def test_a_device_that_no_node_has_is_refused_at_once(cluster):
+    with pytest.raises(ConfigError, match=r"no node.*device:jetson"):
+        RayProfiler("device:jetson", "ray_tasks:Noting")
+
+
+def test_a_profiler_that_can_not_run_there_says_why(cluster):
+    profiler = RayProfiler("device:bench", "onnxruntime-cpu", {"threads": -1})
+    with pytest.raises(ProfilerError, match=r"on the node with device:bench: .*threads"):
+        profiler.measure([], MeasuringProtocol())

@@ -33,9 +33,12 @@ UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with connected(cpus=2) as found:
-        yield found
+def cluster(tmp_path_factory):
+    # Before Ray starts: its workers' locks are this file's own, too.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPRUNE_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        with connected(cpus=2) as found:
+            yield found
 
 
 def search(pool, searcher, trials=24, store=None):
