@@ -100,6 +100,15 @@ def test_the_device_is_the_one_at_the_other_end(server):
     assert device.details["clock"] == "wall"
 
 
+def test_any_runtime_that_is_there(server):
+    pytest.importorskip("openvino", reason="needs the package openvino")
+    profiler = server.profiler(runtime="openvino-cpu")
+    assert profiler.device == make_profiler("openvino-cpu").device
+    found = profiler.measure([conv_artifact("a", 8), conv_artifact("b", 64, size=48)], FEW)
+    assert all(m.ok for m in found)
+    assert found[1].ratio > 1
+
+
 def test_networks_are_sent_once_and_kept_by_their_hash(server, monkeypatch):
     asked = []
     real = ssh_session.Session.ask
@@ -176,7 +185,7 @@ def agent_with(monkeypatch, old, new):
 
 
 def test_a_run_that_hangs_is_ended_on_the_device_and_recorded(server, monkeypatch):
-    # Number 1 blocks the signal's Python handlers too: only the operating system can end it.
+    # Number 1 never comes back to the agent: only the operating system's timer can end it.
     agent_with(
         monkeypatch,
         b"        times = []\n",
@@ -207,7 +216,8 @@ def test_a_full_disk_is_an_error_of_that_network(server, monkeypatch):
         (b"VERSION = 1\n", b"VERSION = 2\n", "the agent there is of version 2"),
         (b"    agent = Agent(source)\n", b"    print(1 / 0)\n", "ZeroDivisionError"),
         (b'        return {"latencies_ms": times}',
-         b'        return {"latencies_ms": [0.0] * runs}', "must be positive, finite numbers; got 0.0"),
+         b'        return {"latencies_ms": [0.0] * runs}',
+         "must be positive, finite numbers; got 0.0"),
         (b'        return {"latencies_ms": times}', b'        return {"latencies_ms": times[1:]}',
          "numbers; got"),
         (b'        return {"latencies_ms": times}',
