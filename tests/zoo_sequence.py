@@ -78,6 +78,24 @@ class GroupedQueryAttention(nn.Module):
         return self.o(y.transpose(1, 2).reshape(b, t, -1))
 
 
+class MultiQueryAttention(nn.Module):
+    """Queries and one key-value head from one projection, split by sizes, as in BigCode's."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.head_dim = width, width // heads
+        self.c_attn = nn.Linear(width, width + 2 * self.head_dim)
+        self.o = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        sizes = (self.width, self.head_dim, self.head_dim)
+        q, k, v = self.c_attn(x).unsqueeze(1).split(sizes, dim=3)
+        q = q.view(b, t, -1, self.head_dim).transpose(1, 2)
+        weights = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(self.head_dim), -1)
+        return self.o((weights @ v).transpose(1, 2).reshape(b, t, -1))
+
+
 class GatedFused(nn.Module):
     """SwiGLU from one projection, cut by chunk."""
 
@@ -158,6 +176,11 @@ def grouped_query() -> nn.Module:
         Block(GroupedQueryAttention(w, 4, 2), GatedFused(w, 24), nn.RMSNorm, w),
         norm=nn.RMSNorm,
     )
+
+
+def multi_query() -> nn.Module:
+    w = 16
+    return Encoder(Block(MultiQueryAttention(w, 4), plain_ffn(w, 32), nn.LayerNorm, w))
 
 
 class TiedLM(nn.Module):
@@ -330,6 +353,7 @@ ZOO = {
     "mha": lambda: (mha(), tokens()),
     "fused_qkv": lambda: (fused_qkv(), tokens()),
     "grouped_query": lambda: (grouped_query(), tokens()),
+    "multi_query": lambda: (multi_query(), tokens()),
     "tied_lm": lambda: (TiedLM(), tokens()),
     "torch_mha": lambda: (TorchMHA(), vectors(2, 6, 8)),
     "torch_encoder": lambda: (TorchEncoder(), vectors(2, 6, 8)),

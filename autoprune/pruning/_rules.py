@@ -82,7 +82,12 @@ def _split(site: Site, keep: Keep) -> dict[str, Any]:
     label = along(site.inputs, dim)
     if label is None:
         return {}
-    parts = [int(keep[part[dim]].sum()) for part in site.output]
+    # A part that is frozen has no label of its own: it keeps its size.
+    before = [int(value.shape[dim]) for value in site.node.meta["val"]]
+    parts = [
+        size if part[dim] is None else count(part[dim], keep)
+        for part, size in zip(site.output, before, strict=True)
+    ]
     op = op_name(site.node).removeprefix("unsafe_")
     if op == "chunk" and _by_step(parts, -(-sum(parts) // site.arguments["chunks"])):
         return {}
@@ -92,7 +97,7 @@ def _split(site: Site, keep: Keep) -> dict[str, Any]:
         return {"split_size": parts[0]}
     if op == "split_with_sizes":
         return {"split_sizes": parts}
-    if op == "tensor_split" and parts == [len(part[dim]) for part in site.output]:
+    if op == "tensor_split" and parts == before:
         return {}
     return {"split_sizes": parts, "dim": dim, "target": aten.split_with_sizes.default}
 

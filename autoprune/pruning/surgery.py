@@ -230,10 +230,10 @@ def _tried(
     wanted: list[Tensor] | None = None
     for attempt in _attempts(guesses(new, uncertain)):
         before = [Patch(p.module, p.attribute, _value(new, p)) for p in attempt]
-        set_all(new, attempt)
         try:
+            set_all(new, attempt)
             got = outputs_of(new, network)
-        except Exception:  # the user's forward, with widths it may not be made for: any error
+        except Exception:  # the user's module, with widths it may not be made for: any error
             got = None
         if got is not None:
             wanted = outputs_of(graph, network) if wanted is None else wanted

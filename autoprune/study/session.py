@@ -290,10 +290,13 @@ class Session:
             return
         low, high = verification.interval_ms
         verdict = "holds" if holds(self.broken(trial)) else "breaks the budget"
+        # Networks of microseconds need more decimals than those of milliseconds.
+        form = ".3f" if low >= 0.1 else ".3g"
         self.progress.message(
             f"trial {trial.number}: {self.config.objective} "
-            f"{trial.score(self.config.objective):.4f}, measured {verification.latency_ms:.3f} ms "
-            f"({low:.3f} to {high:.3f}): {verdict}"
+            f"{trial.score(self.config.objective):.4f}, "
+            f"measured {verification.latency_ms:{form}} ms ({low:{form}} to {high:{form}}): "
+            f"{verdict}"
         )
 
     # -- what is stored ------------------------------------------------------------------------
