@@ -26,7 +26,12 @@ from autoprune.study.config import Named, SearchConfig
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
-WITH_CODE = ["guide.md", "how-to/own-network.md", "how-to/plug-ins.md"]
+WITH_CODE = [
+    "guide.md",
+    "how-to/custom-profiler.md",
+    "how-to/own-network.md",
+    "how-to/plug-ins.md",
+]
 
 #: What a page says → what is run in its place: a simulated device and few steps, so that it takes
 #: seconds and needs no quiet machine. Each must stand on its page, or this list is stale.
@@ -38,10 +43,12 @@ QUICK = {
         '"timeout_s": 30': '"candidates": 8',
         'device="onnxruntime-cpu"': 'device="autoprune.testing.fake_profiler:FakeProfiler"',
     },
+    "how-to/custom-profiler.md": {"trials=40": "trials=3"},
     "how-to/plug-ins.md": {"trials=40": "trials=3"},
 }
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -67,7 +74,12 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     assert found
     # A real file and an interpreter of its own: classes can be found again by their module's name,
     # and nothing that a page defines or imports is left behind.
-    parts = ["import torch\ntorch.set_num_threads(1)\n", *found]
+    parts = ["import torch\ntorch.set_num_threads(1)\n"]
+    for code in found:
+        if name := FILE.match(code):  # a block that begins with "# name.py" is that file
+            (tmp_path / name[1]).write_text(code, encoding="utf-8")
+        else:
+            parts.append(code)
     (tmp_path / "page.py").write_text("\n\n".join(parts), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
