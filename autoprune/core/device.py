@@ -136,6 +136,7 @@ class Measurement:
         samples_ms: each round's figure (the minimum over its runs).
         reference_ms: the reference's figure beside each of them.
         energy_mj: for one forward pass, or None where nothing can be read.
+        energy_source: "measured", or "modelled" where it is a stated power times the latency.
         kernels: the runtime's own times of its kernels, if asked for.
         stopped: why measuring ended: "interval" (narrow enough), "time" or "rounds".
         error: why there is no figure, or None.
@@ -149,6 +150,7 @@ class Measurement:
     samples_ms: tuple[float, ...] = ()
     reference_ms: tuple[float, ...] = ()
     energy_mj: float | None = None
+    energy_source: str = "measured"
     kernels: tuple[KernelTime, ...] = ()
     stopped: str = ""
     error: str | None = None

@@ -53,4 +53,5 @@ class StatedPower:
                 measurement.key,
                 error="the device measures energy itself; leave out power_w to use that",
             )
-        return replace(measurement, energy_mj=self._power_w * measurement.latency_ms)
+        energy = self._power_w * measurement.latency_ms
+        return replace(measurement, energy_mj=energy, energy_source="modelled")

@@ -89,6 +89,7 @@ def _verification(measured: Mapping[str, Any] | None) -> Verification | None:
             ratio=measured["ratio"],
             ratio_interval=(low, high),
             energy_mj=measured["energy_mj"],
+            energy_source=measured.get("energy_source") or "measured",
             stopped=measured["stopped"],
         ),
         reference,

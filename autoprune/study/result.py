@@ -190,6 +190,7 @@ def measured(verification: Verification | None) -> dict[str, Any] | None:
         "ratio": measurement.ratio,
         "ratio_interval": list(measurement.ratio_interval),
         "energy_mj": measurement.energy_mj,
+        "energy_source": None if measurement.energy_mj is None else measurement.energy_source,
         "rounds": len(measurement.samples_ms),
         "stopped": measurement.stopped,
     }

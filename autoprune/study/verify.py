@@ -52,7 +52,9 @@ class Verification:
             std = (high - low) / 2 / 1.959964
             estimates["latency_ms"] = Estimate(self.latency_ms, std, "measured")
             if self.measurement.energy_mj is not None:
-                estimates["energy_mj"] = Estimate(self.measurement.energy_mj, 0.0, "measured")
+                estimates["energy_mj"] = Estimate(
+                    self.measurement.energy_mj, 0.0, self.measurement.energy_source
+                )
         return Cost(estimates)
 
     def violations(self, budget: Budget, predicted: Cost) -> dict[str, float]:

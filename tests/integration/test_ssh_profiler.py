@@ -109,6 +109,30 @@ def test_any_runtime_that_is_there(server):
     assert found[1].ratio > 1
 
 
+def test_a_search_is_measured_there(server, tmp_path):
+    import tiny_task
+
+    import autoprune
+
+    result = autoprune.search(
+        tiny_task.build(),
+        tiny_task.inputs(),
+        budget="macs=0.5x",
+        evaluate=tiny_task.evaluate,
+        calibration=tiny_task.calibration(),
+        device=f"{server.address}?threads=1&power_w=5",
+        device_options={"python": server.python, "ssh": f"ssh -F {server.folder}/config"},
+        searcher="random",
+        trials=3,
+        verify={"top": 1, "rounds": 1, "timeout_s": 2},
+        out=tmp_path / "run",
+    )
+    assert result.held
+    assert result.data["winner"]["measured"]["latency_ms"] > 0
+    assert result.data["winner"]["measured"]["energy_source"] == "modelled"
+    assert "ssh to" in result.data["device"]["details"]["over"]
+
+
 def test_networks_are_sent_once_and_kept_by_their_hash(server, monkeypatch):
     asked = []
     real = ssh_session.Session.ask

@@ -33,6 +33,7 @@ def test_every_profiler_takes_a_power_and_says_that_energy_is_modelled():
     profiler = make_profiler(f"{FAKE}?power_w=7.5&block=8")
     for measurement in profiler.measure([conv_artifact("a", 8), conv_artifact("b", 40)], QUICK):
         assert measurement.energy_mj == pytest.approx(7.5 * measurement.latency_ms)
+        assert measurement.energy_source == "modelled"
     assert profiler.device.details["energy"] == "modelled, 7.5 W (power_w) times latency"
     assert profiler.device == make_profiler(f"{FAKE}?block=8").device
     (plain,) = make_profiler(FAKE).measure([conv_artifact("a", 8)], QUICK)

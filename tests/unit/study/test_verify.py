@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Cost, Estimate
 from autoprune.core.device import Measurement
 from autoprune.core.trial import Trial
+from autoprune.study.result import measured as told_to_people
 from autoprune.study.verify import Verification, holds, measure_until_decided, ranked
 
 BUDGET = Budget(latency_ms=5.0, macs=100)
@@ -126,3 +128,13 @@ def test_ranking_takes_each_candidate_once_and_no_failures():
         trial(4, 4, 0, "x"),
     ]
     assert [t.number for t in ranked(trials, "accuracy")] == [1, 3, 0]
+
+
+def test_energy_that_is_modelled_is_never_told_as_measured():
+    measured = replace(measurement(0.4), energy_mj=3.0)
+    modelled = replace(measured, energy_source="modelled")
+    for told in (measured, modelled):
+        found = Verification(told, 10.0)
+        assert found.cost(predicted()).estimates["energy_mj"].source == told.energy_source
+        assert told_to_people(found)["energy_source"] == told.energy_source
+    assert told_to_people(Verification(measurement(0.4), 10.0))["energy_source"] is None
