@@ -11,7 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.cost import Cost
-from autoprune.core.errors import AutopruneError, ConfigError, SearchError
+from autoprune.core.device import DeviceSpec
+from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError, SearchError
 from autoprune.core.trial import Trial
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import Combined, CostModel
@@ -175,11 +176,17 @@ def _device(
         return None
     try:
         profiler = task.profiler or make_profiler(config)
+        # A device far away is reached here, not when the search is over.
+        spec = profiler.device
     except AutopruneError as error:
         if bounds_latency(config.budget):
             raise
         notes.append(f"nothing was measured: {error}")
         return None
+    if not isinstance(spec, DeviceSpec):
+        raise ProfilerError(
+            f"`device` of the profiler {type(profiler).__name__} must be a DeviceSpec, got {spec!r}"
+        )
     return DeviceMeasure(network, profiler, evaluator.select, config.verify, config.seed)
 
 

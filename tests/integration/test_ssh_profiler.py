@@ -133,6 +133,26 @@ def test_a_search_is_measured_there(server, tmp_path):
     assert "ssh to" in result.data["device"]["details"]["over"]
 
 
+def test_a_device_that_is_not_there_is_told_before_a_search_not_after():
+    if shutil.which("ssh") is None:
+        pytest.skip("needs ssh")
+    import tiny_task
+
+    import autoprune
+
+    given = {
+        "evaluate": tiny_task.evaluate,
+        "calibration": tiny_task.calibration(),
+        "device": "ssh://127.0.0.1:1",
+        "searcher": "random",
+        "trials": 2,
+    }
+    result = autoprune.search(tiny_task.build(), tiny_task.inputs(), budget="macs=0.5x", **given)
+    assert "nothing was measured: 127.0.0.1 can't be reached over ssh" in str(result.data["notes"])
+    with pytest.raises(ProfilerError, match=r"can't be reached over ssh: .*refused"):
+        autoprune.search(tiny_task.build(), tiny_task.inputs(), budget="latency=0.5x", **given)
+
+
 def test_networks_are_sent_once_and_kept_by_their_hash(server, monkeypatch):
     asked = []
     real = ssh_session.Session.ask
@@ -216,7 +236,7 @@ def test_a_run_that_hangs_is_ended_on_the_device_and_recorded(server, monkeypatc
         b"        times = []\n        while number == 1: pass\n",
     )
     artifacts = [conv_artifact("a", 8), conv_artifact("hangs", 16)]
-    good, hangs = server.profiler(timeout_s=4).measure(artifacts, FEW)
+    good, hangs = server.profiler(timeout_s=10).measure(artifacts, FEW)
     assert good.ok
     assert "was lost 2 times" in hangs.error
 
