@@ -20,7 +20,11 @@ def test_importing_autoprune_loads_nothing_heavy() -> None:
 
 
 def test_measuring_on_a_bare_device_needs_no_torch() -> None:
-    assert loaded_by("import autoprune.profile.onnxruntime, autoprune.cost.table") == set()
+    assert loaded_by("import autoprune.profile.onnxruntime, autoprune.profile.registry") == set()
+
+
+def test_a_table_is_read_without_torch_or_a_runtime() -> None:
+    assert loaded_by("import autoprune.cost.table") <= {"scipy"}
 
 
 def test_using_the_graph_loads_torch_but_no_searcher_or_runtime() -> None:
