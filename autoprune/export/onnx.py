@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import ExportError, MissingDependencyError
 from autoprune.core.files import write_atomically
+from autoprune.export._torchlib import shared_registry
 
 #: Largest difference between onnxruntime's output and torch's, relative to the output's scale.
 TOLERANCE = 1e-4
@@ -82,7 +83,8 @@ def export_onnx(
         check: run it with onnxruntime and compare with torch.
 
     Returns:
-        The serialised model. Its inputs are named after the parameters of `forward`.
+        The serialised model. Its inputs are named after the parameters of `forward`, of a graph
+        module after those of the dense network.
 
     Raises:
         ExportError: torch can't export it, or onnxruntime's output differs from torch's by more
@@ -117,7 +119,7 @@ def _export(
         raise MissingDependencyError(
             "writing ONNX needs the packages onnx and onnxscript: pip install onnx onnxscript"
         ) from error
-    with _quiet():
+    with _quiet(), shared_registry():
         try:
             program = torch.onnx.export(
                 model, inputs, kwargs=kwargs or None, dynamo=True, optimize=True,
@@ -137,8 +139,27 @@ def _export(
             f"a network must be smaller than 2 GiB to be one ONNX file; this one has "
             f"{size / 2**30:.1f} GiB of parameters"
         )
+    _rename(program.model, getattr(model, "autoprune_inputs", ()))
     data: bytes = program.model_proto.SerializeToString()
     return data
+
+
+def _rename(model: Any, names: Sequence[str]) -> None:
+    """Give a graph module's file the input names that the dense network's has.
+
+    Args:
+        model: in onnx_ir's form.
+        names: of the inputs; where there is another number of them, they stay as they are.
+    """
+    graph = model.graph
+    fixed = graph.initializers.keys() | {value.name for value in graph.outputs}
+    if len(graph.inputs) != len(names) or fixed & set(names):
+        return
+    known = {value.name: value for node in graph for value in node.outputs}
+    for value, name in zip(graph.inputs, names, strict=True):
+        if name in known:
+            known[name].name = f"{name}_inner"
+        value.name = name
 
 
 def _batch_shapes(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

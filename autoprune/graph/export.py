@@ -128,7 +128,7 @@ def _without_dumps() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(_WithoutGraphs(sys.stderr)):  # type: ignore[type-var]
+        with contextlib.redirect_stderr(_WithoutGraphs(sys.stderr)):
             yield
     finally:
         logger.setLevel(level)

@@ -65,6 +65,7 @@ class GraphNetwork(nn.Module):
     Attributes:
         autoprune_note: why the network is a graph, in words.
         code: the Python source that runs.
+        autoprune_inputs: names of the tensors it takes, as the dense network's forward calls them.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class GraphNetwork(nn.Module):
         self._run: Callable[..., Any] = names["forward"]
         call = network.program.call_spec
         self._in_spec, self._out_spec = call.in_spec, call.out_spec
+        self.autoprune_inputs = _input_names(network)
         self._positional = len(network.example_inputs)
         self._keywords = tuple(network.example_kwargs)
         self._signature = inspect.signature(network.model.forward)
@@ -320,6 +322,14 @@ class _Builder:
                     "module can't have; the network must return what it computes"
                 )
         self.graph.output(tuple(results))
+
+
+def _input_names(network: Network) -> tuple[str, ...]:
+    """Names of the tensors that the traced graph takes."""
+    leaves = pytree.tree_leaves((network.example_inputs, dict(network.example_kwargs)))
+    names = network.program.graph_signature.user_inputs
+    pairs = zip(names, leaves, strict=False)
+    return tuple(str(name) for name, leaf in pairs if isinstance(leaf, Tensor))
 
 
 def _is_idle(node: fx.Node) -> bool:
