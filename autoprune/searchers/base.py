@@ -24,6 +24,7 @@ class SearchContext:
         objective: the metric of `Trial.metrics` that is maximised.
         trials: evaluations planned in all, where known.
         seed: of every random choice.
+        z: standard deviations in an upper bound (1.645: 95 %).
     """
 
     space: SearchSpace
@@ -32,6 +33,7 @@ class SearchContext:
     objective: str = "accuracy"
     trials: int | None = None
     seed: int = 0
+    z: float = 1.645
 
 
 class Searcher(ABC):

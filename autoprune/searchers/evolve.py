@@ -100,13 +100,15 @@ class EvolveSearcher(ProposingSearcher):
     def _mutate(self) -> Ints:
         """(M, n) changes of the best candidates that hold the budget."""
         order = np.argsort(-np.array(self._scores), kind="stable")[: self._parents]
-        parents = np.array([self._levels[i] for i in order])
+        return self._mutants_of(np.array([self._levels[i] for i in order]), self._mutants)
+
+    def _mutants_of(self, parents: Ints, count: int) -> Ints:
+        """(M ≤ count, n) changes of (P, n) levels that hold the budget, most of the first ones."""
         free = self.space.free
         if not len(free):
             return parents
         progress = len(self._scores) / max(self.context.trials or 100, 1)
         reach = max(1.0, 4.0 * (1.0 - progress)) * 2.0 ** min(self._misses / 4, 4)
-        count = self._mutants
         weights = 0.5 ** np.arange(len(parents))
         rows = parents[self.rng.choice(len(parents), size=count, p=weights / weights.sum())]
         rate = np.minimum(1.0, self.rng.choice([2.0, 4.0, 8.0], size=(count, 1)) / len(free))

@@ -34,9 +34,9 @@ class ProposingSearcher(Searcher):
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__(context)
-        check_feasible(context.space, context.budget, context.cost_model)
+        check_feasible(context.space, context.budget, context.cost_model, z=context.z)
         self.space = context.space
-        self.oracle = Oracle(context.space, context.budget, context.cost_model)
+        self.oracle = Oracle(context.space, context.budget, context.cost_model, context.z)
         self.rng = np.random.default_rng([context.seed, zlib.crc32(type(self).__name__.encode())])
         self._seen: set[Candidate] = set()
         self._exhausted = False

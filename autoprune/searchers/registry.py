@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.core.errors import ConfigError, PluginError
-from autoprune.core.plugins import known_names, resolve
+from autoprune.core.plugins import known_names, load_object, resolve
 from autoprune.searchers.base import SearchContext, Searcher
+
+if TYPE_CHECKING:
+    import optuna
 
 #: Entry-point group of searchers.
 GROUP = "autoprune.searchers"
 
 BUILTIN: Mapping[str, str] = {
     "amc": "autoprune.searchers.amc.searcher:AmcSearcher",
+    "auto": "autoprune.searchers.auto:AutoSearcher",
+    "cmaes": "autoprune.searchers.optuna_bridge:CmaesSearcher",
     "evolve": "autoprune.searchers.evolve:EvolveSearcher",
+    "exact": "autoprune.searchers.exact:ExactSearcher",
+    "gp": "autoprune.searchers.optuna_bridge:GpSearcher",
+    "greedy": "autoprune.searchers.greedy:GreedySearcher",
+    "nsga2": "autoprune.searchers.optuna_bridge:Nsga2Searcher",
+    "nsga3": "autoprune.searchers.optuna_bridge:Nsga3Searcher",
+    "optuna": "autoprune.searchers.optuna_bridge:OptunaSearcher",
+    "qmc": "autoprune.searchers.optuna_bridge:QmcSearcher",
     "random": "autoprune.searchers.random:RandomSearcher",
     "tpe": "autoprune.searchers.tpe:TpeSearcher",
     "uniform": "autoprune.searchers.uniform:UniformSearcher",
@@ -28,13 +41,16 @@ def names() -> tuple[str, ...]:
 
 
 def make_searcher(
-    searcher: str | type[Searcher] | Searcher, context: SearchContext, **options: Any
+    searcher: str | type[Searcher] | Searcher | optuna.samplers.BaseSampler,
+    context: SearchContext,
+    **options: Any,
 ) -> Searcher:
     """A searcher of a name, a class or an instance.
 
     Args:
         searcher: a name (see `names`), `package.module:Name`, a class that is made with
-            (context, **options), or an instance, which is given back as it is.
+            (context, **options), or an instance, which is given back as it is; or one of Optuna's
+            samplers, which is driven by `OptunaSearcher`.
         context: the problem.
         options: of the searcher, by keyword.
 
@@ -50,6 +66,9 @@ def make_searcher(
             )
         return searcher
     target: Any = searcher
+    loaded = sys.modules.get("optuna")
+    if loaded is not None and isinstance(searcher, loaded.samplers.BaseSampler):
+        target, options = load_object(BUILTIN["optuna"]), {"sampler": searcher, **options}
     if isinstance(searcher, str):
         target = resolve(searcher, GROUP, BUILTIN, what="searcher")
     if not (inspect.isclass(target) and issubclass(target, Searcher)):

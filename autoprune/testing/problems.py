@@ -2,8 +2,9 @@
 
 The graph is that of a CIFAR ResNet: three stages of two-convolution blocks, with one group inside
 each block and, if asked for, one for each stage's trunk. The accuracy is a formula: each group has
-a sensitivity and a shape of its own, neighbours that are both narrow hurt more than their sum, and
-evaluation has a little noise that depends on the candidate alone.
+a sensitivity and a shape of its own (a trunk, which every block of its stage reads and writes, a
+much greater one), neighbours that are both narrow hurt more than their sum, and evaluation has a
+little noise that depends on the candidate alone.
 """
 
 from __future__ import annotations
@@ -190,6 +191,9 @@ class SyntheticProblem:
         late = np.array([stages.index(name.partition(".")[0]) for name in names])
         first = np.array([name.split(".")[1] in ("0", "trunk") for name in names])
         scale = rng.lognormal(0.0, 0.5, count) * 2.0**late * np.where(first, 2.0, 1.0)
+        # What the shortcuts carry is read and written by every block of its stage.
+        trunk = np.array([name.endswith(".trunk") for name in names])
+        scale *= np.where(trunk, np.maximum(1.0, (count - trunk.sum()) / len(stages) / 2), 1.0)
         scale *= 9.0 / count / scale.mean()
         power = rng.uniform(1.5, 3.5, count)
         pair = rng.lognormal(0.0, 0.6, max(count - 1, 0)) * 6.0 / count

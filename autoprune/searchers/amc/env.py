@@ -37,8 +37,9 @@ class AmcEnv(gymnasium.Env[Observation, Observation]):
     def __init__(
         self, context: SearchContext, reward: Callable[[Candidate], float], low: float = 0.2
     ) -> None:
-        check_feasible(context.space, context.budget, context.cost_model)
-        self.walk = Walk(Oracle(context.space, context.budget, context.cost_model), low)
+        check_feasible(context.space, context.budget, context.cost_model, z=context.z)
+        oracle = Oracle(context.space, context.budget, context.cost_model, context.z)
+        self.walk = Walk(oracle, low)
         if not len(self.walk.steps):
             raise SearchError("a space must have at least one decision with a choice")
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)

@@ -91,6 +91,11 @@ class AmcSearcher(ProposingSearcher):
             raise ConfigError(f"low must be above 0 and below 1, got {low}")
         if updates is not None and updates < 1:
             raise ConfigError(f"updates must be at least 1, got {updates}")
+        if warmup is not None and context.trials is not None and warmup >= context.trials:
+            raise ConfigError(
+                f"warmup must be below the {context.trials} trials planned, got {warmup}; the "
+                "agent would never learn"
+            )
         self.walk = Walk(self.oracle, low)
         self.exploration = Exploration.planned(context.trials, sigma, warmup, decay, least_sigma)
         self.agent = Agent(

@@ -1,0 +1,148 @@
+"""Known profiles and the exact solver's candidates seed an evolution that learns from all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autoprune.core.cost import Floats
+from autoprune.core.errors import ConfigError
+from autoprune.core.workload import Ints
+from autoprune.searchers.base import SearchContext
+from autoprune.searchers.evolve import EvolveSearcher
+from autoprune.searchers.losses import LossFitter, LossModel, losses_of, nearness
+from autoprune.searchers.programme import Programme
+from autoprune.searchers.surrogate import Surrogate
+from autoprune.space.profiles import exponents, profile_levels
+
+#: Candidates of a round that the next one's mutants come from.
+ELITE = 8
+#: Trials that the loss model is fitted to and the programme avoids, at most: the best and latest.
+HISTORY = 400
+
+
+class AutoSearcher(EvolveSearcher):
+    """Seeds from what is known beforehand, then evolution and the exact solver by turns.
+
+    It begins with profiles: the uniform candidate, and those that spare the channels which many
+    layers share and prune early groups more than late ones (`autoprune.space.profiles`); then
+    candidates around the best of them. From then on a growing convex curve for each group is
+    fitted to all trials (`LossFitter`), and a Gaussian process to what those leave unexplained.
+    Every `exact`-th suggestion is the curves' optimum under the budget by a mixed-integer
+    programme (see `ExactSearcher`); the others are the most promising of mutants of the best
+    candidates, and of mutants of the most promising among those, `rounds` times over. Its seeds
+    are trials, so it never ends worse than they are.
+
+    Args:
+        context: the problem.
+        startup: seeds; None takes a tenth of the trials planned, from 4 to 12.
+        exact: every so many suggestions one is the programme's; 0 never.
+        parents: how many of the best candidates are mutated.
+        mutants: candidates in the first round, and in all later ones together.
+        rounds: of mutating.
+        explore: standard deviations added to the surrogate's mean.
+
+    Raises:
+        ConfigError: an option has a value that it can't have.
+    """
+
+    def __init__(
+        self,
+        context: SearchContext,
+        startup: int | None = None,
+        exact: int = 4,
+        parents: int = 4,
+        mutants: int = 160,
+        rounds: int = 3,
+        explore: float = 1.0,
+    ) -> None:
+        super().__init__(context, startup, parents, mutants, explore)
+        if exact < 0:
+            raise ConfigError(f"exact must be at least 0, got {exact}")
+        if rounds < 1:
+            raise ConfigError(f"rounds must be at least 1, got {rounds}")
+        profiles = (profile_levels(self.oracle, exponent) for _, exponent in exponents(self.space))
+        self._seeds = [levels for levels in profiles if levels is not None]
+        self._exact = exact
+        self._rounds = rounds
+        self._fitter = LossFitter(self.space)
+        self._programme = Programme(self.oracle)
+        self._curves: LossModel | None = None
+        self._turns = 0
+
+    def _first(self, step: int) -> Ints:
+        """The profiles, then candidates around the best so far, more and more spread."""
+        if step < len(self._seeds):
+            return self._seeds[step]
+        if not np.isfinite(self._scores).any():
+            return super()._first(step)
+        best = self.space.choice(self._levels[int(np.argmax(self._scores))])
+        inside = step < len(self._design)
+        point = self._design[step] if inside else self.rng.random(len(self.space))
+        spread = 0.2 + 0.6 * min(step / self._startup, 1.0)
+        wanted = np.minimum(best * np.exp(spread * (2 * point - 1)), self.space.units)
+        return self._hold(wanted.astype(np.float64))
+
+    def _propose(self) -> Ints | None:
+        begun = self._asked >= self._startup and np.isfinite(self._scores).any()
+        if not begun or not len(self.space.free):
+            return super()._propose()
+        self._turns += 1
+        if self._exact and self._turns % self._exact == 0:
+            solved = self._solved()
+            if solved is not None:
+                return solved
+        pool = self._mutate()
+        best: Ints | None = None
+        for turn in range(self._rounds):
+            known = [row for row in pool if self.space.candidate(row) not in self._seen]
+            if not known:
+                break
+            rows = np.unique(np.array(known), axis=0)
+            order = np.argsort(-self._promise(rows), kind="stable")
+            best = rows[order[0]]
+            if turn < self._rounds - 1:
+                elite = rows[order[:ELITE]]
+                count = max(1, self._mutants // (self._rounds - 1))
+                pool = np.concatenate([elite, self._mutants_of(elite, count)])
+        if best is None:
+            return pool[0] if len(pool) else self._first(self._startup)
+        return self._topped(best)
+
+    def _promise(self, rows: Ints) -> Floats:
+        """(M,) the expected score of (M, n) levels, in losses, and what it may be above that."""
+        model = self._model()
+        mean, std = model.predict(self._features(rows))
+        if self._curves is not None:
+            mean = mean - self._curves.predict(rows)
+        promise: Floats = mean + self._explore * std
+        return promise
+
+    def _solved(self) -> Ints | None:
+        """The programme's answer on the curves that were fitted last, if it is a new one."""
+        self._model()
+        if self._curves is None:
+            return None
+        order = np.argsort(-np.array(self._scores), kind="stable")
+        near = [*self._levels[-HISTORY:], *(self._levels[i] for i in order[:HISTORY])]
+        avoid = {tuple(row.tolist()) for row in (*near, *self._open.values())}
+        start = self._levels[int(order[0])]
+        if not self.oracle.holds(start[None])[0]:
+            start = self._hold(self.space.choice(start).astype(np.float64))
+        return self._programme.best(self._curves.table, [start], avoid)
+
+    def _model(self) -> Surrogate:
+        """The Gaussian process of what the curves leave unexplained."""
+        if self._surrogate is None:
+            levels = np.array(self._levels)
+            losses = losses_of(np.array(self._scores))
+            self._curves = self._fitter.fit(levels, losses, nearness(losses))
+            left = self._curves.predict(levels) - losses
+            fitted = self._fitted
+            # Hyper-parameters are fitted anew when there is a tenth more to fit them to.
+            keep = fitted is not None and len(losses) < 1.1 * len(fitted.values)
+            self._surrogate = Surrogate.fit(self._features(levels), left, fitted if keep else None)
+            if not keep:
+                self._fitted = self._surrogate
+        if not self._open:
+            return self._surrogate
+        return self._surrogate.believing(self._features(np.array(list(self._open.values()))))
