@@ -54,6 +54,7 @@ def search(
     device_options: Mapping[str, Any] | None = None,
     searcher: str | type[Searcher] | Searcher = "evolve",
     searcher_options: Mapping[str, Any] | None = None,
+    confidence: float = 0.8,
     trials: int = 200,
     seed: int = 0,
     out: str | Path | None = None,
@@ -73,7 +74,7 @@ def search(
 ) -> Result:
     """Find a smaller network that holds a budget, with the least accuracy lost.
 
-    Every candidate that is evaluated holds the budget by the cost model's 95 % upper bound. The
+    Every candidate that is evaluated holds the budget by the cost model's upper bound. The
     best ones are measured on the device; where they break the budget, the cost model is corrected
     and the search goes on. What is returned was exported and measured as it is.
 
@@ -92,6 +93,8 @@ def search(
         device_options: keyword arguments of a device that is given by name: `{"threads": 2}`.
         searcher: a name, a class or an instance.
         searcher_options: keyword arguments of a searcher that is given by name or class.
+        confidence: with which a candidate must hold the budget by prediction to be evaluated
+            (one-sided); winners are measured in any case.
         trials: candidates to evaluate.
         seed: the same seed gives the same trials, where `evaluate` is deterministic.
         out: run folder; without it nothing is kept on disk and nothing can be resumed.
@@ -131,6 +134,7 @@ def search(
         "budget": budget_settings(budget),
         "device": _named(device, device_options, "device"),
         "searcher": _named(searcher, searcher_options, "searcher"),
+        "confidence": confidence,
         "trials": trials,
         "seed": seed,
         "out": None if out is None else str(out),

@@ -146,6 +146,9 @@ class SearchConfig(Settings):
         budget: upper bounds: {latency: 0.6x, macs: 60M}.
         device: what is measured on, or None: nothing is measured.
         searcher: proposes candidates.
+        confidence: with which a candidate must hold the budget by prediction to be evaluated
+            (one-sided). Winners are measured anyway, so a higher one is safer, not surer: it
+            leaves more of the budget unused.
         trials: candidates evaluated.
         seed: of every random choice.
         out: run folder.
@@ -177,6 +180,7 @@ class SearchConfig(Settings):
     budget: dict[str, float | str]
     device: Named | None = Named(name="onnxruntime-cpu")
     searcher: Named = Named(name="evolve")
+    confidence: float = Field(default=0.8, ge=0.5, lt=1)
     trials: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     out: str | None = None

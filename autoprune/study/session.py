@@ -7,6 +7,7 @@ stored when it is there; the rest is a function of it. So a resumed session simp
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from autoprune.core.budget import Budget
@@ -98,7 +99,12 @@ class Session:
             cost = Cost({**cost.estimates, **measured})
         self.dense_cost = cost
         self.limits = self.budget.absolute(cost)
-        check_feasible(self.space, self.limits, self.cost_model, cost)
+        check_feasible(self.space, self.limits, self.cost_model, cost, self._z)
+
+    @property
+    def _z(self) -> float:
+        """Standard deviations in the upper bound by which a candidate must hold the budget."""
+        return NormalDist().inv_cdf(self.config.confidence)
 
     @property
     def needs_device(self) -> bool:
@@ -142,6 +148,7 @@ class Session:
             objective=config.objective,
             trials=config.trials,
             seed=config.seed,
+            z=self._z,
         )
         searcher = make_searcher(
             self.task.searcher or config.searcher.name, context, **config.searcher.options
