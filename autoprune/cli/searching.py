@@ -56,7 +56,11 @@ def _show(
         if not ended and folder and (folder[0] / "config.yaml").exists():
             error.add_note(f"when it is mended, go on with: autoprune resume {folder[0]}")
         raise
-    picture = _picture(result)
+    try:
+        picture = _picture(result)
+    except AutopruneError as error:  # What was found is shown all the same.
+        progress.message(f"warning: no picture: {error}")
+        picture = None
     if as_json:
         print(json.dumps(result.data, ensure_ascii=False))
     else:

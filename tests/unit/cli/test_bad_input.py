@@ -229,3 +229,17 @@ def test_a_mistake_of_ours_is_no_budget_that_does_not_hold(run, monkeypatch):
 def test_long_lines_are_not_wrapped_where_there_is_no_terminal(run):
     _, _, err = run("search", "good.yaml", "--evaluate", "net.py:text")
     assert any(len(line) > 80 for line in err.splitlines() if line.startswith("trial 0 failed"))
+
+
+def test_a_disk_too_full_for_the_picture_does_not_hide_the_result(run, monkeypatch, tmp_path):
+    from autoprune import report
+    from autoprune.core.errors import RunError
+
+    def full(*_):
+        raise RunError("trials.png can't be written: No space left on device")
+
+    monkeypatch.setattr(report, "scatter", full)
+    status, out, err = run("search", "good.yaml", "--out", tmp_path / "run", "--json")
+    assert status == 0
+    assert json.loads(out)["held"] is True
+    assert "warning: no picture: trials.png can't be written" in err
