@@ -67,3 +67,9 @@ def test_generations_come_of_what_was_evaluated():
     done = searcher._study.get_trials(False, (optuna.trial.TrialState.COMPLETE,))
     generations = [t.system_attrs["NSGAIISampler:generation"] for t in done]
     assert max(generations) >= 3
+
+
+def test_gaussian_process_proposes():
+    context = make_context(PROBLEM, trials=6)
+    trials = run_search(lambda c: make_searcher("gp", c, startup=4), PROBLEM, context)
+    assert len({trial.candidate for trial in trials}) == 6

