@@ -18,11 +18,7 @@ import numpy as np
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.checked import check_answer, wrong_figure
-
-
-class ContractError(AssertionError):
-    """A profiler does not keep the contract."""
-
+from autoprune.testing.errors import ContractError as ContractError
 
 #: A call of `measure` that takes longer than this, in seconds, counts as one that hangs.
 HANGS_S = 600.0

@@ -15,14 +15,11 @@ from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
 from autoprune.searchers.base import SearchContext, Searcher
 from autoprune.space.space import SearchSpace
+from autoprune.testing.errors import ContractError as ContractError
 from autoprune.testing.problems import ShapeCost, StaircaseCost, SyntheticProblem
 
 #: Makes the searcher under test.
 Factory = Callable[[SearchContext], Searcher]
-
-
-class ContractError(AssertionError):
-    """A searcher does not keep the contract."""
 
 
 def make_context(
