@@ -198,6 +198,8 @@ def test_yaml_of_the_pages_is_valid():
             if "budget" in data:
                 SearchConfig.model_validate(data)
                 configs += 1
+            elif "defaults" in data:  # part of a sweep
+                SearchConfig.model_validate({"budget": "macs=0.5x", **data["defaults"]})
             elif "version" in data:
                 SpaceDefinition.model_validate(data)
                 spaces += 1
