@@ -7,7 +7,9 @@ from autoprune.testing.problems import SyntheticProblem
 PROBLEM = SyntheticProblem.resnet(blocks=2, trunk=True)
 
 
-@pytest.mark.parametrize("name", ["coarse", "fine", "gentle", "multiples-of-8", "resnet-inner", "stages"])
+@pytest.mark.parametrize(
+    "name", ["coarse", "fine", "gentle", "multiples-of-8", "resnet-inner", "stages"]
+)
 def test_packaged_definitions_build(name):
     assert name in available()
     space = load_space(name).build(PROBLEM)
