@@ -47,7 +47,7 @@ def test_a_module_of_the_path(nets):
         ("nets.py:biuld", "no 'biuld'; did you mean 'build'"),
         ("no_such_module_here:build", "can't be imported"),
         ("json:dunps", "did you mean 'dumps'"),
-        ("json", "must be written package.module:Name"),
+        ("json", "must be written package.module:name"),
     ],
 )
 def test_what_is_not_there_is_told_with_the_nearest(nets, target, message):
