@@ -126,7 +126,7 @@ class Store:
         return os.path.join(self.folder, digest)
 
     def has(self, digest: str) -> bool:
-        """Whether a file is there; it stays so while this session lasts."""
+        """Whether a file is there; it stays so while this connection lasts."""
         self.used.add(digest)
         return os.path.exists(self.path(digest))
 
@@ -147,7 +147,7 @@ class Store:
         try:
             self.write(digest, data)
         except OSError:
-            self.make_room(self.limit)  # full: all that this session does not use goes
+            self.make_room(self.limit)  # full: all that this connection does not use goes
             try:
                 self.write(digest, data)
             except OSError as error:
@@ -169,7 +169,7 @@ class Store:
             raise
 
     def make_room(self, size: int) -> None:
-        """Remove the oldest files that this session has not asked for."""
+        """Remove the oldest files that this connection has not asked for."""
         found = []
         for name in os.listdir(self.folder):
             try:
