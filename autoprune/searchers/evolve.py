@@ -89,13 +89,7 @@ class EvolveSearcher(ProposingSearcher):
 
     def _first(self, step: int) -> Ints:
         """The uniform candidate, then keep ratios around it, more and more spread."""
-        units = self.space.units.astype(np.float64)
-        if step == 0:
-            return self._hold(units, fill="target")
-        inside = step < len(self._design)
-        point = self._design[step] if inside else self.rng.random(len(self.space))
-        spread = 0.2 + 0.6 * min(step / self._startup, 1.0)
-        return self._hold(units * np.exp(spread * (2 * point - 1)))
+        return self._spread(step, self._design, self._startup, 0.6)
 
     def _mutate(self) -> Ints:
         """(M, n) changes of the best candidates that hold the budget."""

@@ -168,13 +168,7 @@ class OptunaSearcher(ProposingSearcher):
 
     def _first(self, step: int) -> Ints:
         """The design before the sampler: uniform, then keep ratios spread more and more."""
-        units = self.space.units.astype(np.float64)
-        if step == 0:
-            return self._hold(units, fill="target")
-        inside = step < len(self._design)
-        point = self._design[step] if inside else self.rng.random(len(self.space))
-        spread = 0.2 + 0.8 * min(step / self._startup, 1.0)
-        return self._hold(units * np.exp(spread * (2 * point - 1)))
+        return self._spread(step, self._design, self._startup, 0.8)
 
     def _scored(self) -> bool:
         import optuna
