@@ -30,8 +30,8 @@ from autoprune.cost.table import LatencyTable
 from autoprune.graph import trace
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.pruning.selection import select
-from autoprune.study.config import VerifySettings
 from autoprune.study.device import DeviceMeasure
+from autoprune.study.settings import VerifySettings
 
 
 def held_out(graph: KernelGraph, table: LatencyTable, count: int, edges: bool, seed: int) -> Ints:

@@ -29,7 +29,7 @@ from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.space import SearchSpace
 from autoprune.study.calibration import for_search, importance_of
-from autoprune.study.config import read_config
+from autoprune.study.config_files import read_config
 from autoprune.study.evaluation import CandidateEvaluator, Phases
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress

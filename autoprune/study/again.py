@@ -15,7 +15,8 @@ from autoprune.core.cost import Cost
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import ConfigError, ProfilerError, RunError
 from autoprune.profile.checked import measure_checked
-from autoprune.study.config import SearchConfig, read_yaml, validate
+from autoprune.study.config import SearchConfig, validate
+from autoprune.study.config_files import read_yaml
 from autoprune.study.folder import RunFolder
 from autoprune.study.progress import Progress
 from autoprune.study.result import export_model, measured

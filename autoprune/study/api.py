@@ -19,22 +19,19 @@ from autoprune.evaluate.base import Evaluator
 from autoprune.searchers.base import Searcher
 from autoprune.space.space import SearchSpace
 from autoprune.study.conduct import conduct
-from autoprune.study.config import (
+from autoprune.study.config import budget_settings, validate
+from autoprune.study.config_files import read_config, read_yaml, write_yaml
+from autoprune.study.folder import SCHEMA, RunFolder, check_schema
+from autoprune.study.progress import Progress
+from autoprune.study.result import Result
+from autoprune.study.settings import (
     RecoverSettings,
     Run,
     Settings,
     TableSettings,
     VerifySettings,
     WorkerSettings,
-    budget_settings,
-    read_config,
-    read_yaml,
-    validate,
-    write_yaml,
 )
-from autoprune.study.folder import SCHEMA, RunFolder, check_schema
-from autoprune.study.progress import Progress
-from autoprune.study.result import Result
 from autoprune.study.task import Task, as_inputs, task_from_config
 
 if TYPE_CHECKING:

@@ -13,18 +13,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from autoprune.core.errors import ConfigError
-from autoprune.study.config import (
-    Named,
-    SearchConfig,
-    Settings,
-    budget_settings,
-    explain,
-    override,
-    read_yaml,
-    validate,
-)
+from autoprune.study.config import SearchConfig, budget_settings, validate
+from autoprune.study.config_files import override, read_yaml
 from autoprune.study.references import expand_all
+from autoprune.study.settings import Named, Settings
 from autoprune.study.table import bounds_latency
+from autoprune.study.wrong_settings import explain
 
 
 class Jobs(Settings):

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from autoprune.core.errors import RunError, RunLockedError
 from autoprune.core.files import write_atomically
 from autoprune.study.batch_config import Job, SweepConfig, plan, validate_sweep, write_sweep
-from autoprune.study.config import read_yaml
+from autoprune.study.config_files import read_yaml
 from autoprune.study.folder import check_schema
 
 #: Of the folder's layout and of `batch.yaml` and `summary.json` in it.

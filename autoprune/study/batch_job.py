@@ -158,7 +158,8 @@ def _search(folder: BatchFolder, index: int, attempts: int) -> None:
     from autoprune.study.api import begin, fingerprint
     from autoprune.study.cache import EvaluationCache, content_of
     from autoprune.study.conduct import conduct
-    from autoprune.study.config import read_yaml, validate
+    from autoprune.study.config import validate
+    from autoprune.study.config_files import read_yaml
     from autoprune.study.folder import RunFolder
     from autoprune.study.table import make_profiler
     from autoprune.study.task import task_from_config

@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.core.candidate import Candidate
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
 from autoprune.profile.checked import measure_checked
-from autoprune.study.config import VerifySettings
+from autoprune.study.settings import VerifySettings
 
 if TYPE_CHECKING:
     from autoprune.export.sliced import OnnxSlicer

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from autoprune.graph.network import Selection
     from autoprune.pruning.reconstruct import Reconstructor
     from autoprune.pruning.recover import Loss
-    from autoprune.study.config import RecoverSettings
     from autoprune.study.device import DeviceMeasure
+    from autoprune.study.settings import RecoverSettings
 
 #: Undecided measurements are taken again three times longer, up to this many times as long.
 MOST_EFFORT = 9.0

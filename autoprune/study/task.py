@@ -17,8 +17,10 @@ from autoprune.cost.base import CostModel
 from autoprune.evaluate.base import Evaluator
 from autoprune.searchers.base import Searcher
 from autoprune.space.space import SearchSpace
-from autoprune.study.config import Named, SearchConfig, read_config, read_yaml
+from autoprune.study.config import SearchConfig
+from autoprune.study.config_files import read_config, read_yaml
 from autoprune.study.references import call_reference, function_reference
+from autoprune.study.settings import Named
 
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance

@@ -21,7 +21,8 @@ from autoprune.searchers import registry as searchers
 from autoprune.space.rules import GroupRule
 from autoprune.space.schema import SpaceDefinition, available
 from autoprune.study.batch_config import SweepConfig
-from autoprune.study.config import Named, SearchConfig
+from autoprune.study.config import SearchConfig
+from autoprune.study.settings import Named
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -14,7 +14,7 @@ from autoprune.cli import main
 from autoprune.cli.commands import worker_settings
 from autoprune.study.batch_config import read_sweep
 from autoprune.study.batch_folder import BatchFolder
-from autoprune.study.config import read_config
+from autoprune.study.config_files import read_config
 
 TESTS = Path(__file__).parents[2]
 GOOD = (

@@ -3,7 +3,8 @@ import yaml
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import ConfigError
-from autoprune.study.config import override, read_config, validate, write_yaml
+from autoprune.study.config import validate
+from autoprune.study.config_files import override, read_config, write_yaml
 
 
 def config_file(tmp_path, text):

@@ -1,0 +1,124 @@
+"""The sections of a search's settings, each checked by itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys are refused, values are not changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(Settings):
+    """A plug-in or a function of the user's, with its options.
+
+    Attributes:
+        name: a plug-in's name, `package.module:Name` or `path/to/file.py:Name`.
+        options: keyword arguments.
+    """
+
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class VerifySettings(Settings):
+    """How candidates are measured before one is believed.
+
+    Attributes:
+        top: candidates measured at a time, the most accurate first.
+        rounds: how often the search may go on after all of them broke the budget.
+        width: half width of the confidence interval aimed at, as a fraction of the latency.
+        timeout_s: seconds a candidate may be measured at most.
+    """
+
+    top: int = Field(default=3, ge=1, le=100)
+    rounds: int = Field(default=4, ge=0, le=100)
+    width: float = Field(default=0.01, gt=0, lt=1)
+    timeout_s: float = Field(default=30.0, gt=0)
+
+
+class TableSettings(Settings):
+    """How a latency table is measured where none is given.
+
+    Attributes:
+        candidates: measured at most.
+        timeout_s: seconds it may take.
+        error: stop at this median relative error on held-out candidates.
+    """
+
+    candidates: int = Field(default=48, ge=8)
+    timeout_s: float = Field(default=300.0, gt=0)
+    error: float = Field(default=0.02, gt=0, lt=1)
+
+
+class RecoverSettings(Settings):
+    """How the winner is fine-tuned; see `autoprune.pruning.recover.recover`.
+
+    Attributes:
+        epochs: at most so many.
+        lr: peak learning rate.
+        optimizer: "sgd" or "adamw".
+        weight_decay: not applied to biases and norms.
+        warmup: share of the steps in which the learning rate rises.
+        distill: the distillation's share of the loss, 0 to 1.
+        temperature: softens the outputs that are distilled.
+        patience: stop after so many epochs without a better one; None goes on to the end.
+        clip_norm: gradients are scaled to at most this norm; None leaves them.
+    """
+
+    epochs: int = Field(default=10, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    distill: float = Field(default=0.7, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    clip_norm: float | None = Field(default=5.0, gt=0)
+
+
+class WorkerSettings(Settings):
+    """Evaluation on Ray workers.
+
+    Attributes:
+        count: workers, each evaluating one candidate at a time.
+        address: of a Ray cluster: auto, host:port or ray://host:port; None starts Ray here.
+        resources: that each worker holds: cpu, gpu (0.25 shares one), memory_bytes, or custom.
+        threads: of torch in each worker; None takes the whole CPUs it holds.
+        timeout_s: seconds that one evaluation may take before its worker counts as hanging.
+        retries: how often an evaluation is run again after its worker died or hung.
+        ordered: whether results are taken in the order of submission, so that the same seed and
+            count give the same trials with every searcher.
+    """
+
+    count: int = Field(ge=1, le=100_000)
+    address: str | None = None
+    resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: {"cpu": 1.0}
+    )
+    threads: int | None = Field(default=None, ge=1)
+    timeout_s: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=2, ge=0, le=100)
+    ordered: bool = False
+
+
+class Run(Settings):
+    """What autoprune itself notes in a run folder's config.
+
+    Attributes:
+        schema_version: of the run folder.
+        autoprune: the version that began the run.
+        study: the study's name in the storage.
+        network: fingerprint of the dense network.
+        base: folder that relative paths of the config start from.
+    """
+
+    schema_version: int
+    autoprune: str
+    study: str
+    network: str
+    base: str
