@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol as TypingProtocol
@@ -54,6 +54,21 @@ class DeviceSpec:
 
 
 @dataclass(frozen=True, eq=False)
+class ModuleCall:
+    """A network as PyTorch runs it.
+
+    Attributes:
+        module: a `torch.nn.Module`, in eval mode.
+        args: example inputs, in order; tensors of the shapes the latency is asked for.
+        kwargs: and by name.
+    """
+
+    module: Callable[..., object]
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """A network ready to be measured.
 
@@ -62,12 +77,28 @@ class Artifact:
         onnx: the serialised ONNX model.
         inputs: name → array to feed, of the shapes the latency is asked for.
         path: a file holding the same bytes, where one exists.
+        call: makes the same network as a PyTorch module, when it is asked for; None where there
+            is only the ONNX model.
     """
 
     key: str
     onnx: bytes
     inputs: Mapping[str, npt.NDArray[np.generic]]
     path: Path | None = None
+    call: Callable[[], ModuleCall] | None = None
+
+
+@runtime_checkable
+class EnergyMeter(TypingProtocol):
+    """A running total of energy, such as a power meter's or a processor's counter.
+
+    Attributes that a meter may have besides: `name`; `resolution_s`, how often the total moves (0.1
+    where it is not told; windows are sized by it); `range_mj`, at which the total begins at 0
+    again; `start()` and `stop()`, called around each window.
+    """
+
+    def read_mj(self) -> float:
+        """The total so far in millijoules; where it began does not matter."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +120,7 @@ class MeasuringProtocol:
         confidence: of the intervals, two-sided.
         seed: of the shuffling.
         kernels: also profile each artifact's kernels (in `Measurement.kernels`).
+        meter: also read the energy of each artifact's runs from this meter.
     """
 
     warmup: int = 3
@@ -100,6 +132,7 @@ class MeasuringProtocol:
     confidence: float = 0.95
     seed: int = 0
     kernels: bool = False
+    meter: EnergyMeter | None = None
 
 
 @dataclass(frozen=True)
@@ -136,10 +169,14 @@ class Measurement:
         samples_ms: each round's figure (the minimum over its runs).
         reference_ms: the reference's figure beside each of them.
         energy_mj: for one forward pass, or None where nothing can be read.
+        energy_ratio: energy over the reference's beside it, or None.
+        energy_ratio_interval: confidence interval of that ratio, or None.
         energy_source: "measured", or "modelled" where it is a stated power times the latency.
         kernels: the runtime's own times of its kernels, if asked for.
         stopped: why measuring ended: "interval" (narrow enough), "time" or "rounds".
         error: why there is no figure, or None.
+        notes: what is to be known of the figures: rounds that were left out, why there is no
+            energy.
     """
 
     key: str
@@ -154,6 +191,9 @@ class Measurement:
     kernels: tuple[KernelTime, ...] = ()
     stopped: str = ""
     error: str | None = None
+    energy_ratio: float | None = None
+    energy_ratio_interval: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
