@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, runtime_checkable
 from typing import Protocol as TypingProtocol
-from typing import runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ class DeviceSpec:
         threads: intra-op threads; 0 where the runtime has none.
         details: what else is worth keeping (driver, clocks, locked, governor, instruction set);
             told in the table, not compared.
+        settings: what the runtime was told to do otherwise than it does by default, where that
+            changes its times ("graph_optimization": "basic"); compared.
     """
 
     name: str
@@ -35,21 +37,44 @@ class DeviceSpec:
     precision: str = "fp32"
     threads: int = 1
     details: Mapping[str, str] = field(default_factory=dict, compare=False)
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeviceSpec:
+        """The inverse of `dataclasses.asdict`; reads what older versions wrote too.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        spec = cls(**data)
+        level = spec.details.get("graph_optimization", "all")
+        if level == "all" or "graph_optimization" in spec.settings:
+            return spec
+        # Before there were settings, this one stood among the details.
+        return replace(spec, settings={**spec.settings, "graph_optimization": level})
 
     def differences(self, other: DeviceSpec) -> dict[str, tuple[object, object]]:
-        """The compared fields in which two devices differ, as (ours, theirs)."""
-        ours, theirs = asdict(self), asdict(other)
+        """The compared fields and settings in which two devices differ, as (ours, theirs)."""
+        ours, theirs = self._compared(), other._compared()
+        names = dict.fromkeys([*ours, *theirs])
         return {
-            name: (ours[name], theirs[name])
-            for name in ours
-            if name != "details" and ours[name] != theirs[name]
+            name: (ours.get(name, "the default"), theirs.get(name, "the default"))
+            for name in names
+            if ours.get(name) != theirs.get(name)
         }
+
+    def _compared(self) -> dict[str, object]:
+        """Fields and settings by name."""
+        fields = asdict(self)
+        del fields["details"], fields["settings"]
+        return {**self.settings, **fields}
 
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
+        settings = "".join(f", {name} {value}" for name, value in self.settings.items())
         return (
             f"{self.name} · {self.runtime} {self.runtime_version} "
-            f"({self.provider}, {self.precision}{threads})"
+            f"({self.provider}, {self.precision}{threads}{settings})"
         )
 
 

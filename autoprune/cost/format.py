@@ -42,6 +42,7 @@ _OPTION = {
     "precision": "use that precision, or measure a table for this one",
     "threads": "use as many threads, or measure a table for this number",
 }
+_SETTING = "give the device that option, or measure a table for this one"
 
 
 def write(table: LatencyTable, path: Path) -> Path:
@@ -82,7 +83,7 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
 
     header, lines = _sealed_lines(path)
     try:
-        spec = DeviceSpec(**header["device"])
+        spec = DeviceSpec.from_dict(header["device"])
         if device is not None:
             refuse_other(spec, device, str(path))
         table = LatencyTable(spec, float(header["reference_ms"]), header.get("info", {}))
@@ -117,7 +118,7 @@ def read_device(path: Path) -> DeviceSpec:
             first = file.readline()
     except (OSError, UnicodeDecodeError) as error:
         raise TableFormatError(f"latency table {path} can't be read: {error}") from error
-    return DeviceSpec(**_header(path, first)["device"])
+    return DeviceSpec.from_dict(_header(path, first)["device"])
 
 
 def refuse_other(table: DeviceSpec, device: DeviceSpec, what: str) -> None:
@@ -129,7 +130,7 @@ def refuse_other(table: DeviceSpec, device: DeviceSpec, what: str) -> None:
     differences = table.differences(device)
     if differences:
         told = "; ".join(
-            f"{name}: the table has {ours!r}, this is {theirs!r} ({_OPTION[name]})"
+            f"{name}: the table has {ours!r}, this is {theirs!r} ({_OPTION.get(name, _SETTING)})"
             for name, (ours, theirs) in differences.items()
         )
         raise TableMismatchError(f"latency table {what} was measured on another device. {told}")

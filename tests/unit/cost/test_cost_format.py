@@ -112,6 +112,23 @@ def test_details_of_a_device_are_not_compared(path: Path) -> None:
     assert LatencyTable.load(path, replace(DEVICE, details={"clocks": "free"}))
 
 
+def test_a_table_of_another_setting_is_refused(path: Path) -> None:
+    other = replace(DEVICE, settings={"graph_optimization": "basic"})
+    with pytest.raises(TableMismatchError, match=r"the table has 'the default', this is 'basic'"):
+        LatencyTable.load(path, other)
+
+
+def test_a_table_from_before_there_were_settings_tells_its_level(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()[:-1]
+    header = json.loads(lines[0])
+    del header["device"]["settings"]
+    header["device"]["details"]["graph_optimization"] = "disabled"
+    path.write_text(seal([json.dumps(header), *lines[1:]]))
+    assert read_device(path).settings == {"graph_optimization": "disabled"}
+    with pytest.raises(TableMismatchError, match="graph_optimization"):
+        LatencyTable.load(path, DEVICE)
+
+
 def test_a_truncated_table_is_refused(path: Path) -> None:
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
