@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -25,6 +26,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._work: Work | None = None
+        self._entered: ExitStack | None = None
 
     def prepare(self, packed: Packed) -> str | None:
         """Make ready to evaluate; why that is not possible, or None."""
@@ -34,11 +36,18 @@ class Worker:
             return f"{type(error).__name__}: {error}"
         return None
 
+    def enter(self) -> None:
+        """Wait until nothing is measured on this machine; held until `evaluate` is done."""
+        with ExitStack() as stack:
+            stack.enter_context(evaluating())
+            self._entered = stack.pop_all()
+
     def evaluate(self, candidate: Candidate) -> Outcome:
         """Evaluate one candidate; waits while something is measured on the same machine."""
         if self._work is None:
             return Outcome(error="the worker was not made ready")
-        with evaluating():
+        entered, self._entered = self._entered, None
+        with entered or evaluating():
             return self._work(candidate)
 
 
@@ -59,7 +68,7 @@ class _Job:
 
 @dataclass
 class _Running:
-    """A job on a worker, and the moment from which it counts as hanging."""
+    """A job on a worker, and the moment from which it counts as hanging; inf until it begins."""
 
     job: _Job
     actor: Any
@@ -74,10 +83,9 @@ class RayPool(EvaluatorPool):
     takes longer than `timeout_s` is killed and dealt with in the same way. Finished evaluations
     are never run again.
 
-    `results` gives one outcome at a time, so that a searcher is told and asked again after each;
-    a resumed run goes the same way. In order of submission (`ordered`), the sequence of calls
-    depends on nothing but the number of workers: the same seed then gives the same trials however
-    long each evaluation takes; a worker may then stand idle until a slower one before it is done.
+    In order of submission (`ordered`), the order of the outcomes depends on nothing but the number
+    of workers: the same seed then gives the same trials however long each evaluation takes; a
+    worker may then stand idle until a slower one before it is done.
 
     Args:
         source: called once in each worker; gives what evaluates a candidate. It is sent to the
@@ -120,11 +128,12 @@ class RayPool(EvaluatorPool):
         self._retries = retries
         self._ordered = ordered
         self._line: deque[_Job] = deque()
-        self._order: deque[int] = deque()
+        self._order: dict[int, None] = {}
         self._done: dict[int, Outcome] = {}
-        self._idle: list[Any] = []
+        self._idle: deque[Any] = deque()
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, _Running] = {}
+        self._entering: dict[Any, _Running] = {}
         self._failed_starts = 0
         with ExitStack() as stack:
             cpus = None if address is not None else self._own_cpus()
@@ -148,27 +157,36 @@ class RayPool(EvaluatorPool):
 
     def submit(self, ticket: int, candidate: Candidate) -> None:
         """Send a candidate to a worker, or put it in line for the next one that is free."""
-        self._order.append(ticket)
+        self._order[ticket] = None
         self._line.append(_Job(ticket, candidate))
         self._dispatch()
 
     def results(self) -> list[tuple[int, Outcome]]:
-        """Wait for the next evaluation that ends, or for the oldest one where they are ordered.
+        """Wait for an evaluation that ends, or for the oldest one where they are ordered.
+
+        All that have ended by then come at once.
 
         Raises:
             EvaluationError: the workers can't be made ready.
             RunError: the cluster is gone.
         """
         while self._order:
-            ready = next((t for t in self._order if t in self._done), None)
-            if self._ordered and ready != self._order[0]:
-                ready = None
-            if ready is not None:
-                self._order.remove(ready)
-                return [(ready, self._done.pop(ready))]
+            found = self._finished()
+            if found:
+                return found
             self._dispatch()
             self._wait()
         return []
+
+    def _finished(self) -> list[tuple[int, Outcome]]:
+        """What has ended: as it came, or in the order of submission up to the first gap."""
+        if self._ordered:
+            ready = list(itertools.takewhile(self._done.__contains__, self._order))
+        else:
+            ready = list(self._done)
+        for ticket in ready:
+            del self._order[ticket]
+        return [(ticket, self._done.pop(ticket)) for ticket in ready]
 
     def close(self) -> None:
         """End the workers, and Ray if it was started for them."""
@@ -186,28 +204,37 @@ class RayPool(EvaluatorPool):
 
     def _dispatch(self) -> None:
         while self._idle and self._line:
-            job, actor = self._line.popleft(), self._idle.pop(0)
-            limit = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
-            ref = actor.evaluate.remote(job.candidate)
-            self._running[ref] = _Running(job, actor, limit)
+            running = _Running(self._line.popleft(), self._idle.popleft())
+            if self._timeout_s is not None:
+                # The time in which it waits for a measurement on its machine does not count.
+                self._entering[running.actor.enter.remote()] = running
+            self._running[running.actor.evaluate.remote(running.job.candidate)] = running
 
     def _wait(self) -> None:
         """Until something happens: a worker is ready, done, dead or late."""
-        deadline = min((r.deadline for r in self._running.values()), default=math.inf)
-        # A deadline is looked at again within a minute: clocks of sleeping machines jump.
-        left = min(max(deadline - time.monotonic(), 0.0), 60.0)
-        refs = [*self._running, *self._starting]
+        left = (
+            60.0  # A deadline is looked at again within a minute: sleeping machines' clocks jump.
+        )
+        if self._timeout_s is not None:
+            deadline = min((r.deadline for r in self._running.values()), default=math.inf)
+            left = min(max(deadline - time.monotonic(), 0.0), left)
+        refs = [*self._running, *self._starting, *self._entering]
         try:
-            ready, _ = self._ray.wait(refs, num_returns=1, timeout=left)
+            ready, others = self._ray.wait(refs, num_returns=1, timeout=left)
+            if ready and others:
+                # All that came meanwhile: one look at many is much cheaper than many looks.
+                more, _ = self._ray.wait(others, num_returns=len(others), timeout=0)
+                ready += more
         except self._ray.exceptions.RaySystemError as error:
             raise self._gone(error) from error
         for ref in ready:
-            if ref in self._starting:
+            if ref in self._running:
+                self._ended(ref)
+            elif ref in self._starting:
                 self._started(ref)
             else:
-                self._ended(ref)
-        if not ready:
-            self._end_late()
+                self._entering.pop(ref).deadline = time.monotonic() + (self._timeout_s or 0)
+        self._end_late()
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)

@@ -38,6 +38,16 @@ def import_ray() -> Any:
             "workers need Ray, which is not installed; install it by pip install 'autoprune[ray]', "
             "or leave workers and the Ray address out"
         ) from error
+    except Exception as error:  # Ray asks drivers' packages for GPUs as it is imported.
+        hint = (
+            ". The package amdsmi (zeus brings it) can't be used without AMD's driver: "
+            "pip uninstall amdsmi"
+            if "amd" in str(error).lower()
+            else "; see that `python -c 'import ray'` works"
+        )
+        raise MissingDependencyError(
+            f"Ray is installed, but can't be imported: {type(error).__name__}: {error}{hint}"
+        ) from error
     return ray
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -76,11 +78,15 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, dict) and "op_code" in entry
 
 
-def open_journal(path: Path) -> JournalStorage:
+def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractContextManager[None]]]:
     """Open a mended journal as an Optuna storage.
 
     Optuna's own file locks survive the death of their process; this one is the operating
     system's and does not.
+
+    Returns:
+        The storage, and what opens a block whose entries are forced to the disk together, at its
+        end, instead of one by one.
 
     Raises:
         RunError: it can't be read or written, or holds what Optuna did not write.
@@ -101,9 +107,40 @@ def open_journal(path: Path) -> JournalStorage:
         def release(self) -> None:
             self._kernel.release()
 
+    class Journal(JournalFileBackend):
+        """A journal whose entries can be forced to the disk together."""
+
+        def __init__(self, lock: KernelLock) -> None:
+            super().__init__(str(path), lock_obj=lock)
+            self._kernel = lock
+            self._later = False
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            if not self._later:
+                super().append_logs(logs)
+                return
+            lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+            self._kernel.acquire()
+            try:
+                with path.open("ab") as file:
+                    file.write(lines.encode())
+            finally:
+                self._kernel.release()
+
+        @contextmanager
+        def together(self) -> Iterator[None]:
+            self._later = True
+            try:
+                yield
+            finally:
+                self._later = False
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+
     mend(path)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=KernelLock(str(path))))
+        journal = Journal(KernelLock(str(path)))
+        return JournalStorage(journal), journal.together
     except OSError as error:
         raise RunError(f"{path} can't be opened: {error.strerror}; give another folder") from error
     except (KeyError, ValueError, TypeError, AttributeError) as error:

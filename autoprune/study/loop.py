@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.errors import EvaluationError, RunError
@@ -86,8 +86,8 @@ class Loop:
             EvaluationError: too many evaluations in a row failed.
             RunError: the store can't be written, or holds trials of another search.
         """
+        self._ask(total)
         while len(self.trials) < total:
-            self._ask(total)
             if not self._pending:
                 self._progress.message(
                     f"the searcher has nothing left to propose after {len(self.trials)} of "
@@ -96,6 +96,10 @@ class Loop:
                 return False
             for trial in self._collect():
                 self._tell(trial, total)
+                # Asked after each, so that workers go on while the others of a batch are told,
+                # and a resumed run goes the same way however many came at once.
+                self._ask(total)
+                self._submit()
         return True
 
     def _ask(self, total: int) -> None:
@@ -116,20 +120,35 @@ class Loop:
             self._waiting.append(self._next)
             self._next += 1
 
-    def _collect(self) -> Iterable[Trial]:
+    def _collect(self) -> Iterator[Trial]:
         """Finished trials: from the store as long as it has some, then evaluated."""
         if self._replay:
             yield self._stored(self._replay.popleft())
             return
-        while self._waiting:
+        self._submit()
+        if self._waiting:
             number = self._waiting.popleft()
-            known = self._cache.get(self._pending[number].candidate.key)
-            if known is not None:
-                yield self._finish(number, Outcome(known.metrics))
+            known = self._cache[self._pending[number].candidate.key]
+            finished = [self._finished(number, Outcome(known.metrics))]
+        else:
+            finished = [self._finished(*result) for result in self._pool.results()]
+        with self._phases("store"), self._store.together():
+            for trial, phases in finished:
+                self._store.add(trial, self._objective, phases)
+        for trial, phases in finished:
+            # The others count as pending until it is their turn, as when a run is resumed.
+            del self._pending[trial.number]
+            self._count(phases)
+            self._failures = 0 if trial.ok else self._failures + 1
+            yield trial
+
+    def _submit(self) -> None:
+        """Have what is asked for evaluated, up to the first candidate whose figures are known."""
+        while self._waiting and not self._replay:
+            candidate = self._pending[self._waiting[0]].candidate
+            if candidate.key in self._cache:
                 return
-            self._pool.submit(number, self._pending[number].candidate)
-        for number, outcome in self._pool.results():
-            yield self._finish(number, outcome)
+            self._pool.submit(self._waiting.popleft(), candidate)
 
     def _stored(self, stored: Stored) -> Trial:
         trial = stored.trial
@@ -148,8 +167,8 @@ class Loop:
         for name, seconds in phases.items():
             self._phases.add(name, seconds)
 
-    def _finish(self, number: int, outcome: Outcome) -> Trial:
-        pending = self._pending.pop(number)
+    def _finished(self, number: int, outcome: Outcome) -> tuple[Trial, Mapping[str, float]]:
+        pending = self._pending[number]
         trial = Trial(
             number,
             pending.candidate,
@@ -158,11 +177,7 @@ class Loop:
             error=outcome.error,
             seconds=outcome.seconds,
         )
-        self._count(outcome.phases)
-        with self._phases("store"):
-            self._store.add(trial, self._objective, outcome.phases)
-        self._failures = 0 if trial.ok else self._failures + 1
-        return trial
+        return trial, outcome.phases
 
     def _tell(self, trial: Trial, total: int) -> None:
         self.trials.append(trial)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 T = TypeVar("T")
+#: Opens a block at whose end what it wrote is durable.
+Together = Callable[[], AbstractContextManager[None]]
 
 #: Of the trials' and events' attributes.
 SCHEMA = 1
@@ -82,7 +84,7 @@ class Store:
         self.where = shown(storage) if isinstance(storage, str) else str(storage or "memory")
         self._ranges = {name: IntDistribution(1, count) for name, count in units.items()}
         with self._guarded(), _quiet():
-            self._storage = _open(storage)
+            self._storage, self._together = _open(storage)
             studies = self._call(self._storage.get_all_studies)
             names = {s.study_name: s._study_id for s in studies}
             if study in names:
@@ -126,6 +128,15 @@ class Store:
                 lambda: self._storage.create_new_trial(self._study, template_trial=frozen),
                 done=lambda: self._stored(attributes),
             )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make several trials durable at once, at the end of the block.
+
+        Each is in the file as soon as it is added, so only a failing machine can lose it before.
+        """
+        with self._guarded(), self._together():
+            yield
 
     def events(self) -> list[Event]:
         """Every event, in order.
@@ -231,13 +242,13 @@ def _checksum(entry: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _open(storage: Path | str | None) -> BaseStorage:
+def _open(storage: Path | str | None) -> tuple[BaseStorage, Together]:
     from optuna.storages import InMemoryStorage
 
     from autoprune.study.journal import open_journal
 
     if storage is None:
-        return InMemoryStorage()
+        return InMemoryStorage(), nullcontext
     if isinstance(storage, Path):
         return open_journal(storage)
     if "://" not in storage:
@@ -245,7 +256,7 @@ def _open(storage: Path | str | None) -> BaseStorage:
             "storage must be a database URL such as postgresql+psycopg://user@host/name, or left "
             f"out for a journal file in the run folder; got {storage!r}"
         )
-    return open_database(storage)
+    return open_database(storage), nullcontext
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import socket
+import sys
 
 import pytest
 
@@ -119,8 +120,16 @@ def test_what_ray_says_becomes_what_to_do(text, kind, message):
 
 
 def test_without_ray_it_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"autoprune\[ray\]"):
+        import_ray()
+
+
+def test_a_ray_that_can_not_be_imported_says_why(monkeypatch, tmp_path):
+    (tmp_path / "ray.py").write_text("raise KeyError('libamd_smi.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"libamd_smi.*pip uninstall amdsmi"):
         import_ray()
 
 
