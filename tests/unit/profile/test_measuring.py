@@ -17,6 +17,7 @@ class Machine:
         self.noise, self.drift, self.interrupts, self.slow = noise, drift, interrupts, slow
         self.phase = self.rng.uniform(0, 6.28)
         self.order = []
+        self.rested = 0.0
 
     def runner(self, latency_ms, name=""):
         def run():
@@ -34,7 +35,11 @@ class Machine:
         protocol = MeasuringProtocol(**settings)
         keys = [f"net{i}" for i in range(len(latencies))]
         runners = [self.runner(ms, key) for ms, key in zip(latencies, keys, strict=True)]
-        return measure_interleaved(keys, runners, protocol, clock=lambda: self.now)
+        return measure_interleaved(keys, runners, protocol, clock=lambda: self.now, sleep=self.rest)
+
+    def rest(self, seconds):
+        self.now += seconds
+        self.rested += seconds
 
 
 def test_quiet_machine_gives_the_exact_ratio_in_the_fewest_rounds():
@@ -96,6 +101,7 @@ def test_narrow_ones_drop_out_and_the_noisy_one_goes_on():
         [calm, calm_too, lambda: wild() * float(np.exp(noisy.normal(0, 0.2)))],
         MeasuringProtocol(runs=2, max_rounds=15),
         clock=lambda: machine.now,
+        sleep=machine.rest,
     )
     assert [m.stopped for m in measurements] == ["rounds", "interval", "rounds"]
     assert len(measurements[1].samples_ms) == 6
@@ -139,6 +145,7 @@ def test_failures_are_values():
          lambda: runner(3.0)() if next(count) < 10 else -1.0],
         MeasuringProtocol(),
         clock=lambda: machine.now,
+        sleep=machine.rest,
     )  # fmt: skip
     assert [m.ok for m in measurements] == [True, False, True, False, False]
     assert "kernel launch failed" in measurements[1].error
@@ -198,3 +205,80 @@ def test_timed_counts_milliseconds_of_the_function(cpu_time):
     latency = timed(lambda: done.append(sum(range(20000))), cpu_time=cpu_time)()
     assert done
     assert 0 < latency < 60_000
+
+
+def throttling(start, end, factor=1.8):
+    return lambda now: factor if start < now < end else 1.0
+
+
+def test_rounds_in_which_the_device_throttled_are_left_out_told_and_taken_again():
+    # What is memory-bound does not slow down: a ratio taken while throttled is another one.
+    machine = Machine(noise=0.02)
+    slow = throttling(1.0, 3.0)
+    reference, other = machine.runner(10.0), machine.runner(8.0)
+
+    def heavy():
+        machine.slow = slow
+        return reference()
+
+    def light():
+        machine.slow = lambda now: 1.0
+        return other()
+
+    measurements = measure_interleaved(
+        ["reference", "light"],
+        [heavy, light],
+        MeasuringProtocol(min_rounds=16, runs=5),
+        clock=lambda: machine.now,
+        sleep=machine.rest,
+    )
+    assert measurements[1].ratio == pytest.approx(0.8, rel=0.02)
+    assert measurements[0].latency_ms == pytest.approx(10.0, rel=0.05)
+    assert len(measurements[1].samples_ms) >= 16
+    assert max(measurements[1].reference_ms) < 12
+    (note,) = measurements[1].notes
+    assert "did not hold its speed" in note
+    assert "1.8 times as long" in note
+    assert "taken again" in note
+    assert machine.rested > 0
+
+
+def test_a_device_that_recovers_when_it_rests():
+    machine = Machine()
+    machine.slow = lambda now: 1.8 if machine.now > 1.0 and machine.rested < 0.3 else 1.0
+    _, other = machine.measure([10.0, 8.0], min_rounds=20, timeout_s=30.0)
+    assert other.stopped == "interval"
+    assert other.ratio == pytest.approx(0.8)
+    assert machine.rested == pytest.approx(0.75)
+
+
+def test_a_device_that_never_recovers_gives_few_rounds_and_says_so():
+    machine = Machine(slow=throttling(0.62, 1e9))
+    _, other = machine.measure([10.0, 8.0], runs=5, timeout_s=2.0, width=1e-9)
+    assert other.ratio == pytest.approx(0.8)
+    assert other.stopped == "time"
+    assert "left out" in other.notes[0]
+
+
+def test_a_device_that_slows_down_at_once_gives_an_error_not_a_number():
+    # Every other visit of the reference is slow: no round is at one speed.
+    machine = Machine()
+    visits = iter(range(10**6))
+    reference, other = machine.runner(10.0), machine.runner(8.0)
+    speeds = {"now": 1.0}
+
+    def unsteady():
+        if next(visits) % 4 == 0:
+            speeds["now"] = 2.0 if speeds["now"] == 1.0 else 1.0
+        taken = reference() * speeds["now"]
+        return taken
+
+    measurements = measure_interleaved(
+        ["reference", "other"],
+        [unsteady, other],
+        MeasuringProtocol(warmup=4, runs=4, timeout_s=3.0),
+        clock=lambda: machine.now,
+        sleep=machine.rest,
+    )
+    assert "did not hold its speed" in measurements[1].error
+    assert "lock its clocks" in measurements[1].error

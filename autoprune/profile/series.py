@@ -1,0 +1,194 @@
+"""The rounds of one network, and what they come to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autoprune.core.device import Measurement, MeasuringProtocol
+from autoprune.profile.statistics import robust_mean
+from autoprune.profile.throttling import Bools, Floats, throttled, told
+from autoprune.profile.visits import Runner, Visit, Visitor
+
+#: A round whose reference changed by more than this from before to after is taken again (or by
+#: more than three times what is usual on this machine at this hour, where that is more).
+DRIFT = 0.04
+
+#: A network needs so many rounds that the device held still in.
+FEWEST = 2
+
+#: An estimate and the ends of its interval.
+Interval = tuple[float, float, float]
+
+
+@dataclass
+class Reference:
+    """The reference's visits, in the order of time.
+
+    Attributes:
+        levels: logarithms of its latency in ms.
+        energies: of one run in mJ, beside them; None where it could not be read.
+    """
+
+    levels: list[float] = field(default_factory=list)
+    energies: list[float | None] = field(default_factory=list)
+
+    def add(self, visit: Visit) -> int:
+        """Take in a visit.
+
+        Returns:
+            Its number.
+        """
+        self.levels.append(math.log(visit.latency_ms))
+        self.energies.append(visit.energy_mj)
+        return len(self.levels) - 1
+
+    def throttled(self) -> Bools:
+        """(n,) which visits the device was not at its usual speed in."""
+        return throttled(np.array(self.levels))
+
+    def level(self, confidence: float) -> Interval:
+        """Logarithm of the latency at the usual speed, and its interval."""
+        return robust_mean(np.array(self.levels)[~self.throttled()], confidence)
+
+    def energy(self, confidence: float) -> Interval | None:
+        """Logarithm of the energy at the usual speed, and its interval; None if not always told."""
+        keep = ~self.throttled()
+        values = [e for e, k in zip(self.energies, keep, strict=True) if k]
+        if not values or any(e is None for e in values):
+            return None
+        return robust_mean(np.log(np.array(values, dtype=np.float64)), confidence)
+
+
+@dataclass
+class Series:
+    """A network's rounds: its figure in each, and the reference's visits around it."""
+
+    runner: Runner | Visitor
+    own: list[Visit] = field(default_factory=list)
+    before: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+    stopped: str = ""
+    error: str | None = None
+    no_energy: str = ""  # why its energy could not be read
+
+    def add(self, before: int, own: Visit, after: int) -> None:
+        """Take in a round."""
+        self.before.append(before)
+        self.own.append(own)
+        self.after.append(after)
+
+    def throttled(self, reference: Reference) -> Bools:
+        """Which rounds the device was not at its usual speed in."""
+        off = reference.throttled()
+        return off[self.before] | off[self.after]
+
+    def steady(self, reference: Reference) -> Bools:
+        """Which rounds count: at the device's usual speed, the reference the same at both ends."""
+        levels = np.array(reference.levels)
+        keep = ~self.throttled(reference)
+        change = np.abs(levels[self.before] - levels[self.after])
+        if not keep.any():
+            return keep
+        calm = keep & (change <= max(DRIFT, 3 * float(np.median(change[keep]))))
+        return calm if 2 * calm.sum() > keep.sum() else keep
+
+    def beside(self, reference: Reference) -> Floats:
+        """(rounds,) the reference beside each: the geometric mean of before and after, log ms."""
+        levels = np.array(reference.levels)
+        return np.asarray((levels[self.before] + levels[self.after]) / 2)
+
+    def ratio(self, reference: Reference, confidence: float) -> Interval:
+        """Logarithm of the latency ratio over the steady rounds, and its interval."""
+        keep = self.steady(reference)
+        own = np.log([visit.latency_ms for visit in self.own])
+        return robust_mean((own - self.beside(reference))[keep], confidence)
+
+    def energy_ratio(self, reference: Reference, confidence: float) -> Interval | None:
+        """Logarithm of the energy ratio; None where energy is not told in each steady round."""
+        logs = []
+        for index in np.flatnonzero(self.steady(reference)):
+            around = [reference.energies[i] for i in (self.before[index], self.after[index])]
+            told_mj = [e for e in (self.own[index].energy_mj, *around) if e is not None]
+            if len(told_mj) < 3:
+                return None
+            own, first, last = (math.log(e) for e in told_mj)
+            logs.append(own - (first + last) / 2)
+        return robust_mean(logs, confidence) if logs else None
+
+    def narrow(self, reference: Reference, protocol: MeasuringProtocol) -> bool:
+        """Whether its intervals, of latency and of energy where told, are narrow enough."""
+        found = [self.ratio(reference, protocol.confidence)]
+        energy = self.energy_ratio(reference, protocol.confidence)
+        found += [] if energy is None else [energy]
+        return all((high - low) / 2 <= protocol.width for _, low, high in found)
+
+    def result(self, key: str, reference: Reference, protocol: MeasuringProtocol) -> Measurement:
+        """What its rounds come to; an error where there are too few to tell."""
+        confidence = protocol.confidence
+        if self.error is None and not self.own:
+            self.error = (
+                f"the {protocol.timeout_s:g} s of timeout_s were over before its first round; "
+                "allow more time, or measure fewer networks in a call"
+            )
+        if self.error is not None:
+            return Measurement(key, error=self.error)
+        keep, off = self.steady(reference), self.throttled(reference)
+        how = ""
+        if off.any():
+            around = sorted({*np.array(self.before)[off], *np.array(self.after)[off]})
+            slow = np.isin(np.arange(len(reference.levels)), around) & reference.throttled()
+            how = told(np.array(reference.levels), slow)
+        if keep.sum() < min(FEWEST, len(keep)):
+            return Measurement(
+                key,
+                error=(
+                    f"the device did not hold its speed: in {off.sum()} of {len(off)} rounds "
+                    f"{how}, and it did not recover within timeout_s "
+                    f"({protocol.timeout_s:g} s); let it cool, lock its clocks, or allow more time"
+                ),
+            )
+        centre, low, high = self.ratio(reference, confidence)
+        level = reference.level(confidence)
+        middle = level[0] + centre
+        below = math.hypot(centre - low, level[0] - level[1])
+        above = math.hypot(high - centre, level[2] - level[0])
+        energy, dense = self.energy_ratio(reference, confidence), reference.energy(confidence)
+        return Measurement(
+            key=key,
+            latency_ms=math.exp(middle),
+            latency_interval_ms=(bounded(middle - below), bounded(middle + above)),
+            ratio=math.exp(centre),
+            ratio_interval=(bounded(low), bounded(high)),
+            samples_ms=tuple(v.latency_ms for v, k in zip(self.own, keep, strict=True) if k),
+            reference_ms=tuple(np.exp(self.beside(reference)[keep]).tolist()),
+            energy_mj=math.exp(dense[0] + energy[0]) if energy and dense else None,
+            energy_ratio=math.exp(energy[0]) if energy and dense else None,
+            energy_ratio_interval=(
+                (bounded(energy[1]), bounded(energy[2])) if energy and dense else None
+            ),
+            stopped=self.stopped,
+            notes=self._notes(off, int(keep.sum()), how, protocol),
+        )
+
+    def _notes(
+        self, off: Bools, kept: int, how: str, protocol: MeasuringProtocol
+    ) -> tuple[str, ...]:
+        notes = []
+        if off.any():
+            short = kept < protocol.min_rounds
+            notes.append(
+                f"{off.sum()} of {len(off)} rounds are left out, as the device did not hold its "
+                f"speed ({how}); "
+                + ("it did not recover in time, so that few are left" if short else "taken again")
+            )
+        if self.no_energy:
+            notes.append(f"no energy: {self.no_energy}")
+        return tuple(notes)
+
+
+def bounded(value: float) -> float:
+    """The exponential, infinite where it is too large for a float."""
+    return math.inf if value > 700 else math.exp(value)
