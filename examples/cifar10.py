@@ -123,7 +123,7 @@ def augment(pixels: Tensor, generator: torch.Generator, normalisation: str = "im
 
 
 class Loader:
-    """An iterable of training batches that draws a new augmentation each time it is iterated."""
+    """Training batches in a new order, augmented anew, each time they are iterated."""
 
     def __init__(
         self,
@@ -134,6 +134,10 @@ class Loader:
     ) -> None:
         self.batch, self.normalisation, self.seed, self.count = batch, normalisation, seed, count
         self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give epoch `epoch` (from 1) next, so that a training that was cut off can go on."""
+        self.epoch = epoch - 1
 
     def __len__(self) -> int:
         return (self.count or 50_000) // self.batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -105,6 +106,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         recover=config.recover,
         loss=task.loss,
         seed=config.seed,
+        checkpoints=None if folder is None else folder.recovery,
         device=device,
         reference_ms=session.reference_ms,
         limits=session.limits,
@@ -335,6 +337,7 @@ def _write(result: Result, shipped: Shipped, network: Network, folder: RunFolder
     else:
         result.export(folder.onnx)
     folder.write_result(result.data)
+    shutil.rmtree(folder.recovery, ignore_errors=True)
 
 
 def read_result(task: Task, folder: RunFolder) -> Result:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -67,6 +68,7 @@ class Finisher:
         recover: how the winner is fine-tuned, or None.
         loss: of the task, or None for cross-entropy.
         seed: of everything random in recovery.
+        checkpoints: folder that recovery goes on from after a kill, or None.
         device: measures, or None.
         reference_ms: the dense network's latency, where a table fixes it.
         limits: absolute budget.
@@ -85,6 +87,7 @@ class Finisher:
         recover: RecoverSettings | None,
         loss: Loss | None,
         seed: int,
+        checkpoints: Path | None,
         device: DeviceMeasure | None,
         reference_ms: float | None,
         limits: Budget,
@@ -99,6 +102,7 @@ class Finisher:
         self._recover = recover
         self._loss = loss
         self._seed = seed
+        self._checkpoints = checkpoints
         self._device = device
         self._reference_ms = reference_ms
         self._limits = limits
@@ -156,7 +160,7 @@ class Finisher:
         """Fine-tune a winner with distillation from the dense network, and measure it again."""
         if self._recover is None or self._train is None:
             return shipped
-        from autoprune.pruning.recover import Epoch, recover
+        from autoprune.pruning.recover import Epoch, Rewind, recover
 
         settings = self._recover
         self._progress.stage("recovering the winner", settings.epochs)
@@ -168,13 +172,19 @@ class Finisher:
                 f"{self._objective} {epoch.metrics[self._objective]:.4f}",
             )
 
+        options = settings.model_dump(exclude={"rewind"})
+        if settings.rewind is not None:
+            options["rewind"] = Rewind(**settings.rewind.model_dump())
+        if self._checkpoints is not None:
+            # One for each trial: after a kill the winners are measured anew, and another may win.
+            options["checkpoint"] = self._checkpoints / f"trial-{shipped.trial.number}"
         with self._phases("recover"):
             recovery = recover(
                 shipped.model,
                 self._evaluator.network.model,
                 self._train,
                 lambda model: evaluate_model(model, self._evaluate, self._objective),
-                **settings.model_dump(),
+                **options,
                 loss=self._loss,
                 objective=self._objective,
                 seed=self._seed,

@@ -29,6 +29,7 @@ class RunFolder:
         plan.json            what was cut from which tensor
         pruned.onnx          the same network, as it was measured
         dense.onnx           the dense network that it was measured against
+        recovery/            where the winner's fine-tuning stands; gone once the run is finished
 
     Args:
         path: the folder; `create` makes it, `open` expects a run in it.
@@ -101,6 +102,11 @@ class RunFolder:
     def dense_onnx(self) -> Path:
         """The dense network that it was measured against."""
         return self.path / "dense.onnx"
+
+    @property
+    def recovery(self) -> Path:
+        """Where the winner's fine-tuning stands."""
+        return self.path / "recovery"
 
     def discard_unless_begun(self) -> None:
         """Take back a run that failed before there was anything to resume."""

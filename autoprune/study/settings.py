@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
@@ -55,6 +55,31 @@ class TableSettings(Settings):
     error: float = Field(default=0.02, gt=0, lt=1)
 
 
+class RewindSettings(Settings):
+    """The schedule that the dense network was trained with; see `autoprune.pruning.Rewind`.
+
+    Attributes:
+        epochs: that it was trained for.
+        lr: its first learning rate.
+        milestones: epochs at which it was multiplied by `gamma`; none is a cosine down to 0.
+        gamma: factor at each milestone.
+    """
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _within(self) -> RewindSettings:
+        if not all(0 < milestone < self.epochs for milestone in self.milestones):
+            raise ValueError(
+                f"milestones must lie between 0 and epochs ({self.epochs}), "
+                f"got {list(self.milestones)}"
+            )
+        return self
+
+
 class RecoverSettings(Settings):
     """How the winner is fine-tuned; see `autoprune.pruning.recover.recover`.
 
@@ -64,10 +89,14 @@ class RecoverSettings(Settings):
         optimizer: "sgd" or "adamw".
         weight_decay: not applied to biases and norms.
         warmup: share of the steps in which the learning rate rises.
+        rewind: take the last `epochs` of the original training's schedule instead of `lr` and
+            `warmup`.
         distill: the distillation's share of the loss, 0 to 1.
         temperature: softens the outputs that are distilled.
+        features: weight of the distance of the features that have one shape in both networks.
         patience: stop after so many epochs without a better one; None goes on to the end.
         clip_norm: gradients are scaled to at most this norm; None leaves them.
+        precision: of the forward passes; "auto" is bf16 (or fp16) on a GPU, fp32 on a CPU.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -75,10 +104,28 @@ class RecoverSettings(Settings):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     weight_decay: float = Field(default=5e-4, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
+    rewind: RewindSettings | None = None
     distill: float = Field(default=0.7, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
+    features: float = Field(default=0.0, ge=0)
     patience: int | None = Field(default=None, ge=1)
     clip_norm: float | None = Field(default=5.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> RecoverSettings:
+        if self.rewind is None:
+            return self
+        fields = type(self).model_fields
+        # A run folder's config holds every setting, so that being set tells nothing.
+        both = [name for name in ("lr", "warmup") if getattr(self, name) != fields[name].default]
+        if both:
+            raise ValueError(f"rewind takes the place of {' and '.join(both)}; give one of them")
+        if self.epochs > self.rewind.epochs:
+            raise ValueError(
+                f"epochs must be at most rewind.epochs ({self.rewind.epochs}), got {self.epochs}"
+            )
+        return self
 
 
 class WorkerSettings(Settings):

@@ -50,7 +50,9 @@ _KINDS = (
 )
 
 #: Where a setting may be of several kinds, pydantic puts the kind into the path.
-_UNION_BRANCHES = frozenset({"Named", "str", "tuple[str, ...]", "float", "RecoverSettings"})
+_UNION_BRANCHES = frozenset(
+    {"Named", "str", "tuple[str, ...]", "float", "RecoverSettings", "RewindSettings"}
+)
 
 
 def _names(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -129,3 +129,19 @@ def test_yaml_makes_no_objects(tmp_path):
     path = config_file(tmp_path, "model: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(ConfigError, match="can't be read"):
         read_config(path)
+
+
+def test_rewinding_takes_the_place_of_the_own_schedule(tmp_path):
+    text = GOOD + "recover: {epochs: 5, rewind: {epochs: 200, milestones: [100, 150]}}\n"
+    config = read_config(config_file(tmp_path, text))
+    assert config.recover.rewind.milestones == (100, 150)
+    again = read_config(config_file(tmp_path, write_yaml(config)))
+    assert again == config
+    for wrong, match in [
+        ("{lr: 0.1, rewind: {epochs: 200}}", "takes the place of lr"),
+        ("{epochs: 9, rewind: {epochs: 8}}", r"rewind\.epochs \(8\), got 9"),
+        ("{rewind: {epochs: 200, milestones: [200]}}", "between 0 and epochs"),
+        ("{rewind: {milestones: [20]}}", "epochs"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            read_config(config_file(tmp_path, GOOD + f"recover: {wrong}\n"))
