@@ -41,6 +41,10 @@ class RayProfiler:
         ProfilerError: the profiler can't run on that node.
     """
 
+    #: A meter that reads this machine says nothing of what it measures; the node's is an option of
+    #: the profiler there.
+    remote = True
+
     #: It keeps evaluations away from its measurements by itself, on the device's node.
     quiet = True
 

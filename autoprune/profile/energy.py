@@ -79,7 +79,8 @@ class Unwrapped:
             raise MeterError(f"{self._what} must tell a finite number, got {value}")
         step = 0.0 if self._last is None else value - self._last
         if step < 0:
-            if self._limit is None or step + self._limit < 0:
+            # Windows are short: a counter that wrapped around has not come far since.
+            if self._limit is None or not 0 <= step + self._limit <= self._limit / 2:
                 raise MeterError(
                     f"{self._what} went backwards, from {self._last:g} to {value:g}; a counter "
                     "that begins again at 0 must tell at what by range_mj"

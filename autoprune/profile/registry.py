@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import types
-import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 from autoprune.core.device import DeviceSpec, Profiler
 from autoprune.core.errors import AutopruneError, PluginError, ProfilerError
 from autoprune.core.plugins import known_names, resolve
+from autoprune.profile.metered import Metered, make_meter
+from autoprune.profile.options import convert, converted, merged, parameters
 from autoprune.profile.power import StatedPower
 
 #: Entry points that installed packages name their profilers by.
@@ -35,8 +33,9 @@ def onnxruntime_cpu(threads: int = 1, graph_optimization: str = "all") -> Profil
     return OnnxRuntimeProfiler(threads=threads, graph_optimization=graph_optimization)
 
 
-#: The option that every profiler takes: watts, for energy that is modelled.
-POWER = "power_w"
+#: The options that every profiler takes: watts, for energy that is modelled; a meter, for energy
+#: that is measured; and what begins as the last is an option of the meter.
+POWER, METER, OF_METER = "power_w", "meter", "meter."
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ def make_profiler(name: str | Profiler, **options: Any) -> Profiler:
             the profiler that its scheme names, as its option `address`. A profiler itself is
             returned as it is.
         options: more of them; one that stands in both places is an error. Every profiler takes
-            `power_w`, from which energy is modelled (see `StatedPower`).
+            `meter`, which reads energy (see `Metered`; options of the meter are written
+            `meter.name`), and `power_w`, from which energy is modelled (see `StatedPower`).
 
     Raises:
         PluginError: no profiler has that name.
@@ -93,16 +93,29 @@ def make_profiler(name: str | Profiler, **options: Any) -> Profiler:
     factory = resolve(plain, GROUP, BUILTIN, what="profiler")
     if not callable(factory):
         raise PluginError(f"profiler {plain!r} must be a class or a function, got {factory!r}")
-    given = _options(plain, factory, query, options)
-    power_w = given.pop(POWER, None) if POWER not in _parameters(factory) else None
-    profiler = factory(**given)
+    what = f"profiler {plain!r}"
+    given = merged(what, query, options)
+    own = parameters(factory)
+    of_meter = {
+        option.removeprefix(OF_METER): given.pop(option)
+        for option in list(given)
+        if option.startswith(OF_METER)
+    }
+    meter = None if METER in own else given.pop(METER, None)
+    power_w = None if POWER in own else given.pop(POWER, None)
+    if of_meter and meter is None:
+        raise ProfilerError(f"options of a meter, {sorted(of_meter)}, need the option meter")
+    if meter is not None and power_w is not None:
+        raise ProfilerError("energy is either measured or modelled: give meter or power_w")
+    profiler = factory(**converted(what, factory, given, f"{plain}?"))
     if not _measures(profiler):
         raise PluginError(
-            f"profiler {plain!r} must have `device` and `measure`; it makes a "
-            f"{type(profiler).__name__}"
+            f"{what} must have `device` and `measure`; it makes a {type(profiler).__name__}"
         )
     made: Profiler = profiler
-    return made if power_w is None else StatedPower(made, power_w)
+    if power_w is not None:
+        return StatedPower(made, convert(what, POWER, power_w, float))
+    return made if meter is None else Metered(made, make_meter(meter, of_meter))
 
 
 def devices() -> list[DeviceRow]:
@@ -124,75 +137,3 @@ def _measures(profiler: object) -> bool:
         inspect.getattr_static(profiler, name, None) is not None or hasattr(profiler, name)
         for name in ("device", "measure")
     )
-
-
-def _options(
-    name: str, factory: Callable[..., Any], query: str, more: dict[str, Any]
-) -> dict[str, Any]:
-    """Options of a query, converted to the types that the factory's parameters are declared as."""
-    parameters = _parameters(factory)
-    try:
-        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except NameError:
-        hints = {}
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError as error:
-        raise ProfilerError(
-            f"options of profiler {name!r} must be written ?name=value&name=value; got {query!r}"
-        ) from error
-    options: dict[str, Any] = {}
-    for option, text in pairs:
-        if option in options or option in more:
-            raise ProfilerError(f"option {option!r} of profiler {name!r} stands twice")
-        options[option] = _convert(name, option, text, {POWER: float, **hints}.get(option, str))
-    options.update(more)
-    for option in options:
-        known = [p for p in parameters if parameters[p].kind is not inspect.Parameter.VAR_KEYWORD]
-        if option not in (*known, POWER) and not anything:
-            raise ProfilerError(
-                f"profiler {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}"
-            )
-    missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty
-        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        and p.name not in options
-    ]
-    if missing:
-        raise ProfilerError(
-            f"profiler {name!r} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}; "
-            f"write {name}?{missing[0]}=..."
-        )
-    return options
-
-
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(factory).parameters)
-    except ValueError:  # a built-in type, which tells none
-        return {}
-
-
-def _convert(name: str, option: str, text: str, hint: Any) -> Any:
-    """Text as the declared type: bool, int, float; anything else stays text."""
-    types_ = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if bool in types_:
-        if text.lower() in ("true", "false", "1", "0", "yes", "no"):
-            return text.lower() in ("true", "1", "yes")
-        raise ProfilerError(
-            f"option {option!r} of profiler {name!r} must be true or false, got {text!r}"
-        )
-    for kind in (int, float):
-        if kind in types_:
-            try:
-                return kind(text)
-            except ValueError:
-                if str not in types_ and (kind is float or float not in types_):
-                    raise ProfilerError(
-                        f"option {option!r} of profiler {name!r} must be "
-                        f"{'an integer' if kind is int else 'a number'}, got {text!r}"
-                    ) from None
-    return text

@@ -58,6 +58,9 @@ class SshProfiler:
         ProfilerError: an option is wrong.
     """
 
+    #: A meter that reads this machine says nothing of what it measures.
+    remote = True
+
     def __init__(
         self,
         address: str = "",
