@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -50,6 +52,33 @@ class Running:
         if self.count > 1:
             mean.copy_(self._mean)
             variance.copy_(self._squares / (self.count - 1))
+
+    def shift(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        *,
+        since: Running,
+        kept: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Move known statistics in place, by as much as these differ from earlier ones.
+
+        The difference of the means is added, the ratio of the variances multiplied, so that an
+        error that both samples share cancels. A variance that was 0 is replaced.
+
+        Args:
+            mean: (channels,) to be changed.
+            variance: (channels,) to be changed.
+            since: the earlier statistics, of the same batches.
+            kept: (channels,) where these channels are among the earlier ones; None: all, in order.
+        """
+        if self.count < 2 or since.count < 2:
+            return
+        index = slice(None) if kept is None else torch.from_numpy(kept)
+        mean.add_(self._mean - since._mean[index])
+        now, before = self._squares / (self.count - 1), since._squares[index] / (since.count - 1)
+        known = before > 1e-12 * now.clamp_min(1e-30)
+        variance.copy_(torch.where(known, variance * now / torch.where(known, before, 1), now))
 
 
 def recalibrate(

@@ -45,9 +45,12 @@ class Reconstructor:
     size, stride, dilation and group count, and linear layers, weight and bias. Where a layer's
     output passes through BatchNorm or a scale into a residual add, it is the add's output that
     is aimed at, with what the pruned network has in the other branch, so that earlier errors are
-    corrected. BatchNorm statistics behind layers that are not refitted are estimated anew on the
-    way; those behind a refitted layer stay as they are, for its output is the dense one's again.
-    So recalibrating afterwards is not needed, and as a rule makes things slightly worse.
+    corrected. BatchNorm statistics behind layers that are not refitted are moved on the way, by
+    as much as pruning moved them on the calibration data: added to the mean, multiplied into the
+    variance. What training knows of the statistics (all of its data, augmented) is so kept, and
+    the sampling error of a few calibration batches cancels. Those behind a refitted layer stay
+    as they are, for its output is the dense one's again. So recalibrating afterwards is not
+    needed, and as a rule makes things worse.
 
     The dense network is run only once, when this is made. Memory: the sampled targets, and the
     live activations of all batches at once while it runs.
@@ -93,7 +96,14 @@ class Reconstructor:
         self.scope = scope
         self._calls = as_calls(batches)
         self._names = tensor_names(network.program)
+        self._reached = self._behind_groups()
         self._consumers = self._candidates()
+        #: BatchNorm's node → statistics of its input in the dense network.
+        self._statistics = {
+            node: Running()
+            for node in network.program.graph.nodes
+            if op_name(node) == "batch_norm" and arguments_of(node)["input"] in self._reached
+        }
         self._samples = self._sample(positions, seed, max_bytes)
 
     def apply(self, pruned: nn.Module, selection: Selection) -> tuple[str, ...]:
@@ -113,18 +123,21 @@ class Reconstructor:
         with torch.no_grad():
             return _Refit(self, pruned, selection).run()
 
-    def _candidates(self) -> tuple[Consumer, ...]:
-        """Layers behind anything that can be pruned."""
+    def _behind_groups(self) -> set[fx.Node]:
+        """The nodes behind anything that can be pruned."""
         labelled = {
             name
             for name, labels in self.network.parameters.items()
             if any(label is not None for label in labels)
         }
-        reached = downstream(self.network, labelled)
+        return downstream(self.network, labelled)
+
+    def _candidates(self) -> tuple[Consumer, ...]:
+        """Layers behind anything that can be pruned."""
         found = []
         for consumer in consumers(self.network):
             labels = self.network.parameters[consumer.weight]
-            if consumer.input in reached and (
+            if consumer.input in self._reached and (
                 self.scope == "all" or labels[consumer.reads] is not None
             ):
                 found.append(consumer)
@@ -138,10 +151,14 @@ class Reconstructor:
         result = {c.node.name: _Sample() for c in self._consumers}
         generator = torch.Generator().manual_seed(seed)
         share = min(1.0, max_bytes / max(self._bytes(positions), 1))
-        nodes = order(self.network, (), [c.target for c in self._consumers])
+        ends = [*(c.target for c in self._consumers), *self._statistics]
+        nodes = order(self.network, (), ends)
         dense = Walk(self.network.program, nodes, lookup(self.network.model), self._calls)
 
         def after(node: fx.Node) -> None:
+            if node in self._statistics:
+                for value in dense.values(arguments_of(node)["input"]):
+                    self._statistics[node].add(value)
             for consumer in by_target.get(node.name, ()):
                 sample = result[consumer.node.name]
                 for value in dense.values(node):
@@ -178,7 +195,7 @@ class _Refit:
         self.owner = owner
         self.network = network
         self.keep = network.keep(selection)
-        kept = network.kept_indices(selection)
+        self.kept = kept = network.kept_indices(selection)
         changed = altered(network, self.keep)
         self.find = lookup(pruned)
         self._check(pruned, kept)
@@ -225,7 +242,7 @@ class _Refit:
             self._normalise(node)
 
     def _normalise(self, node: fx.Node) -> None:
-        """Estimate BatchNorm statistics anew."""
+        """Move BatchNorm statistics by as much as pruning moved them on these batches."""
         arguments = arguments_of(node)
         names = [arguments[n] for n in ("running_mean", "running_var")]
         if not all(isinstance(n, fx.Node) and n.name in self.owner._names for n in names):
@@ -233,8 +250,10 @@ class _Refit:
         running = Running()
         for value in self.walk.values(arguments["input"]):
             running.add(value)
-        mean, var = (self.find(self.owner._names[n.name]) for n in names)
-        running.store(mean, var)
+        mean_name, var_name = (self.owner._names[n.name] for n in names)
+        kept = self.kept.get(mean_name, {}).get(0)
+        dense = self.owner._statistics[node]
+        running.shift(self.find(mean_name), self.find(var_name), since=dense, kept=kept)
 
     def _refit(self, layer: Consumer) -> None:
         weight = layer.oriented(self.find(layer.weight))
