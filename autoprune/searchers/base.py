@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
 
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate
+from autoprune.core.objectives import Objective
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
 from autoprune.space.space import SearchSpace
@@ -25,6 +30,8 @@ class SearchContext:
         trials: evaluations planned in all, where known.
         seed: of every random choice.
         z: standard deviations in an upper bound (1.645: 95 %).
+        objectives: where a Pareto front is searched for, all of them, `objective` first; else ().
+        dense_metrics: what `evaluate` gave for the dense network, where that is known.
     """
 
     space: SearchSpace
@@ -34,14 +41,45 @@ class SearchContext:
     trials: int | None = None
     seed: int = 0
     z: float = 1.645
+    objectives: tuple[Objective, ...] = ()
+    dense_metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearcherState:
+    """What a searcher has learned, as a checkpoint keeps it.
+
+    Attributes:
+        arrays: by name.
+        about: JSON values: the layout of the arrays, counters.
+    """
+
+    arrays: Mapping[str, npt.NDArray[np.generic]]
+    about: Mapping[str, Any]
 
 
 class Searcher(ABC):
     """Proposes candidates and learns from their trials.
 
     The same context and the same sequence of calls give the same suggestions: a resumed run
-    replays its finished trials.
+    asks and tells everything again, in the same order. With thousands of trials that takes long;
+    a searcher can spare itself being asked by setting `replays` to False, and being told too by
+    giving its `state`.
+
+    Attributes:
+        replays: False where what a new searcher is told is enough: one `update` with the finished
+            trials, in the order in which they finished, and the candidates still pending, in the
+            order of their suggestion, makes it go on exactly as if it had suggested them. (Draw
+            the random numbers of each suggestion from its own index, not from one long sequence.)
+        notes: what the user should know of how it was set up.
     """
+
+    replays: bool = True
+    notes: tuple[str, ...] = ()
+
+    #: Whether it can search for a Pareto front (`context.objectives`); the budget then is only an
+    #: outer bound, and suggestions should spread over all costs within it.
+    several_objectives: ClassVar[bool] = False
 
     def __init__(self, context: SearchContext) -> None:
         self.context = context
@@ -53,3 +91,15 @@ class Searcher(ABC):
     @abstractmethod
     def update(self, completed: Sequence[Trial], pending: Sequence[Candidate] = ()) -> None:
         """Learn from finished trials (failed ones too); `pending` are still being evaluated."""
+
+    def state(self) -> SearcherState | None:
+        """What it has learned from its trials, for a checkpoint; None where `update` is quick."""
+        return None
+
+    def restore(self, state: SearcherState, completed: Sequence[Trial]) -> None:
+        """Take what `state` gave after the trials in `completed` had been told.
+
+        Raises:
+            SearchError: the state has another layout than this searcher's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no state")

@@ -34,6 +34,13 @@ BUILTIN: Mapping[str, str] = {
     "uniform": "autoprune.searchers.uniform:UniformSearcher",
 }
 
+#: Searchers that have a counterpart for several objectives.
+FRONTS: Mapping[str, str] = {
+    "autoprune.searchers.auto:AutoSearcher": "autoprune.searchers.front:EvolveFrontSearcher",
+    "autoprune.searchers.evolve:EvolveSearcher": "autoprune.searchers.front:EvolveFrontSearcher",
+    "autoprune.searchers.random:RandomSearcher": "autoprune.searchers.front:RandomFrontSearcher",
+}
+
 
 def names() -> tuple[str, ...]:
     """Every searcher's name, ours and the installed ones."""
@@ -56,9 +63,13 @@ def make_searcher(
 
     Raises:
         PluginError: nothing has that name, two things have it, or it is no `Searcher`.
-        ConfigError: an option that the searcher does not have, or that it refuses.
+        ConfigError: an option that the searcher does not have, or that it refuses; or several
+            objectives, and it can't search for a front.
     """
+    several = bool(context.objectives)
     if isinstance(searcher, Searcher):
+        if several and not searcher.several_objectives:
+            raise ConfigError(_single(type(searcher).__name__))
         if options:
             raise ConfigError(
                 "options must be given to the searcher's constructor where an instance is "
@@ -75,9 +86,38 @@ def make_searcher(
         raise PluginError(
             f"searcher must be a subclass of autoprune.Searcher, {searcher!r} is {target!r}"
         )
+    if several:
+        target = for_front(target)
     check_options(target, options)
     made: Searcher = target(context, **options)
     return made
+
+
+def for_front(searcher: type[Searcher]) -> type[Searcher]:
+    """The class that searches for a front in a searcher's way: itself, or its counterpart.
+
+    Raises:
+        ConfigError: there is none; names the searchers that have one.
+    """
+    other = FRONTS.get(f"{searcher.__module__}:{searcher.__qualname__}")
+    if other is not None:
+        found: type[Searcher] = load_object(other)
+        return found
+    if not searcher.several_objectives:
+        raise ConfigError(_single(searcher.__name__))
+    return searcher
+
+
+def _single(name: str) -> str:
+    able = sorted(
+        known
+        for known, target in BUILTIN.items()
+        if target in FRONTS or load_object(target).several_objectives
+    )
+    return (
+        f"searcher {name} has one objective only; for several take one of {', '.join(able)}, or a "
+        "searcher of your own with several_objectives = True"
+    )
 
 
 def check_options(searcher: type[Searcher], options: Mapping[str, Any]) -> None:
