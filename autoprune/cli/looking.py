@@ -42,14 +42,16 @@ def run_inspect(
 
 
 def run_devices(*, as_json: bool) -> int:
-    """List profilers."""
+    """List profilers, and the meters that may read energy beside them."""
     from dataclasses import asdict
 
+    from autoprune.profile.metered import meters
     from autoprune.profile.registry import devices
 
-    found = devices()
+    found, energy = devices(), meters()
     if as_json:
-        print(json.dumps([asdict(row) for row in found]))
+        rows = [{"kind": "device", **asdict(row)} for row in found]
+        print(json.dumps([*rows, *({"kind": "meter", **asdict(row)} for row in energy)]))
         return HELD
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("device", no_wrap=True)
@@ -57,6 +59,10 @@ def run_devices(*, as_json: bool) -> int:
     for row in found:
         text = str(row.device) if row.available else f"not available: {row.missing}"
         table.add_row(row.name, text, style=None if row.available else "dim")
+    for meter in energy:
+        text = meter.covers if meter.available else f"not available: {meter.missing}"
+        name = f"?meter={meter.name}"
+        table.add_row(name, f"energy: {text}", style=None if meter.available else "dim")
     Console().print(table, highlight=False, markup=False)
     return HELD
 

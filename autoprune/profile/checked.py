@@ -80,6 +80,18 @@ def wrong_figure(measurement: Measurement) -> str:
     energy = measurement.energy_mj
     if energy is not None and not _positive(energy):
         return f"energy_mj must be positive and finite, or None, got {energy!r}"
+    ratio, interval = measurement.energy_ratio, measurement.energy_ratio_interval
+    if ratio is None and interval is None:
+        return ""
+    if energy is None or not _positive(ratio) or interval is None:
+        return (
+            "energy_ratio must be positive and finite, with energy_ratio_interval and energy_mj, "
+            f"or all of them None; got {ratio!r}, {interval!r} and {energy!r}"
+        )
+    if not interval[0] <= (ratio or 0.0) <= interval[1]:
+        return (
+            f"energy_ratio {ratio:g} must lie in its interval, got {interval[0]} to {interval[1]}"
+        )
     return ""
 
 

@@ -54,4 +54,10 @@ class StatedPower:
                 error="the device measures energy itself; leave out power_w to use that",
             )
         energy = self._power_w * measurement.latency_ms
-        return replace(measurement, energy_mj=energy, energy_source="modelled")
+        return replace(
+            measurement,
+            energy_mj=energy,
+            energy_ratio=measurement.ratio,
+            energy_ratio_interval=measurement.ratio_interval,
+            energy_source="modelled",
+        )

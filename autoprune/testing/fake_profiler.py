@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from autoprune.core.device import (
     Measurement,
     MeasuringProtocol,
 )
-from autoprune.profile.measuring import measure_interleaved
+from autoprune.profile.measuring import Visit, measure_interleaved
 from autoprune.profile.onnx_layers import layer_of
 
 
@@ -36,6 +36,11 @@ class FakeProfiler:
         drift: amplitude of a slow relative drift of the whole device.
         seed: of the noise.
         name: of the device.
+        idle_w: watts that it draws all the time.
+        pj_per_mac: picojoules that each multiply-accumulate takes besides, blocks not rounded up,
+            so that energy is not proportional to latency; where both are 0, it tells no energy.
+        throttled: (from, until, factor): between these seconds of its time everything takes longer
+            by the factor.
     """
 
     def __init__(
@@ -47,6 +52,9 @@ class FakeProfiler:
         drift: float = 0.0,
         seed: int = 0,
         name: str = "fake device",
+        idle_w: float = 0.0,
+        pj_per_mac: float = 0.0,
+        throttled: tuple[float, float, float] = (0.0, 0.0, 1.0),
     ) -> None:
         self._speed = gmacs_per_s
         self._overhead = overhead_us
@@ -54,6 +62,9 @@ class FakeProfiler:
         self._noise = noise
         self._drift = drift
         self._rng = np.random.default_rng(seed)
+        self._idle_w = idle_w
+        self._pj_per_mac = pj_per_mac
+        self._throttled = throttled
         self._now_s = 0.0
         self._device = DeviceSpec(name=name, runtime="fake", runtime_version="1", threads=0)
 
@@ -70,6 +81,14 @@ class FakeProfiler:
         """
         return sum(kernel.latency_ms for kernel in self._kernels(artifact))
 
+    def energy_mj(self, artifact: Artifact) -> float:
+        """The true energy of a network: the formula, no noise.
+
+        Raises:
+            ValueError: the ONNX can't be read, or its inputs are not those given.
+        """
+        return self._energy_mj(self._kernels(artifact))
+
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
     ) -> list[Measurement]:
@@ -82,7 +101,8 @@ class FakeProfiler:
             except Exception as error:  # whatever onnx raises belongs to this artifact
                 errors[index] = f"can't be measured: {type(error).__name__}: {error}"
             else:
-                runners.append(self._runner(sum(k.latency_ms for k in kernels[index])))
+                latency = sum(k.latency_ms for k in kernels[index])
+                runners.append(_Network(self, latency, self._energy_mj(kernels[index])))
         if 0 in errors:
             reason = f"the reference (artifact {artifacts[0].key!r}) has no figure: {errors[0]}"
             return [
@@ -91,7 +111,11 @@ class FakeProfiler:
             ]
         good = list(kernels)
         timings = measure_interleaved(
-            [artifacts[i].key for i in good], runners, protocol, clock=lambda: self._now_s
+            [artifacts[i].key for i in good],
+            runners,
+            protocol,
+            clock=lambda: self._now_s,
+            sleep=self._wait,
         )
         results = dict(zip(good, timings, strict=True))
         return [
@@ -101,14 +125,21 @@ class FakeProfiler:
             for index, artifact in enumerate(artifacts)
         ]
 
-    def _runner(self, latency_ms: float) -> Callable[[], float]:
-        def run() -> float:
-            slow = 1 + self._drift * math.sin(self._now_s / 3.0)
-            taken = latency_ms * slow * (1 + abs(float(self._rng.normal(0, self._noise))))
-            self._now_s += taken / 1e3
-            return taken
+    def _wait(self, seconds: float) -> None:
+        self._now_s += seconds
 
-        return run
+    def run(self, latency_ms: float) -> float:
+        """Let a run's time go by; what it took, in ms."""
+        start, end, factor = self._throttled
+        slow = 1 + self._drift * math.sin(self._now_s / 3.0)
+        slow *= factor if start <= self._now_s < end else 1.0
+        taken = latency_ms * slow * (1 + abs(float(self._rng.normal(0, self._noise))))
+        self._now_s += taken / 1e3
+        return taken
+
+    def _energy_mj(self, kernels: tuple[KernelTime, ...]) -> float:
+        latency = sum(kernel.latency_ms for kernel in kernels)
+        return self._idle_w * latency + self._pj_per_mac * sum(map(_macs, kernels)) / 1e9
 
     def _kernels(self, artifact: Artifact) -> tuple[KernelTime, ...]:
         import onnx
@@ -146,6 +177,31 @@ class FakeProfiler:
             input_shapes=inputs,
             output_shapes=(output,),
         )
+
+
+class _Network:
+    """A network on the simulated device."""
+
+    def __init__(self, device: FakeProfiler, latency_ms: float, energy_mj: float) -> None:
+        self._device = device
+        self._latency_ms = latency_ms
+        self._energy_mj = energy_mj
+
+    def visit(self, runs: int) -> Visit:
+        times = [self._device.run(self._latency_ms) for _ in range(runs)]
+        if not self._energy_mj:
+            return Visit(min(times))
+        return Visit(min(times), self._energy_mj * sum(times) / (runs * self._latency_ms))
+
+
+def _macs(kernel: KernelTime) -> float:
+    """Multiply-accumulates of a convolution or product, of its real channels."""
+    output = kernel.output_shapes[0] if kernel.output_shapes else ()
+    if kernel.op == "Conv" and len(kernel.input_shapes) > 1:
+        return math.prod(output) * math.prod(kernel.input_shapes[1][1:])
+    if kernel.op in ("Gemm", "MatMul") and kernel.input_shapes and output:
+        return math.prod(output) * kernel.input_shapes[0][-1]
+    return 0.0
 
 
 def _shape(value: Any) -> tuple[int, ...]:
