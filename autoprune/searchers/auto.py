@@ -16,8 +16,6 @@ from autoprune.space.profiles import exponents, profile_levels
 
 #: Candidates of a round that the next one's mutants come from.
 ELITE = 8
-#: Trials that the loss model is fitted to and the programme avoids, at most: the best and latest.
-HISTORY = 400
 
 
 class AutoSearcher(EvolveSearcher):
@@ -67,7 +65,6 @@ class AutoSearcher(EvolveSearcher):
         self._fitter = LossFitter(self.space)
         self._programme = Programme(self.oracle)
         self._curves: LossModel | None = None
-        self._turns = 0
 
     def _first(self, step: int) -> Ints:
         """The profiles, then candidates around the best so far, more and more spread."""
@@ -83,11 +80,11 @@ class AutoSearcher(EvolveSearcher):
         return self._hold(wanted.astype(np.float64))
 
     def _propose(self) -> Ints | None:
-        begun = self._asked >= self._startup and np.isfinite(self._scores).any()
+        begun = self.known >= self._startup and np.isfinite(self._scores).any()
         if not begun or not len(self.space.free):
             return super()._propose()
-        self._turns += 1
-        if self._exact and self._turns % self._exact == 0:
+        turn = self.known - self._startup + 1
+        if self._exact and turn % self._exact == 0 and not self._misses:
             solved = self._solved()
             if solved is not None:
                 return solved
@@ -123,26 +120,16 @@ class AutoSearcher(EvolveSearcher):
         if self._curves is None:
             return None
         order = np.argsort(-np.array(self._scores), kind="stable")
-        near = [*self._levels[-HISTORY:], *(self._levels[i] for i in order[:HISTORY])]
+        near, _ = self._window(len(self._scores))
         avoid = {tuple(row.tolist()) for row in (*near, *self._open.values())}
         start = self._levels[int(order[0])]
         if not self.oracle.holds(start[None])[0]:
             start = self._hold(self.space.choice(start).astype(np.float64))
         return self._programme.best(self._curves.table, [start], avoid)
 
-    def _model(self) -> Surrogate:
-        """The Gaussian process of what the curves leave unexplained."""
-        if self._surrogate is None:
-            levels = np.array(self._levels)
-            losses = losses_of(np.array(self._scores))
-            self._curves = self._fitter.fit(levels, losses, nearness(losses))
-            left = self._curves.predict(levels) - losses
-            fitted = self._fitted
-            # Hyper-parameters are fitted anew when there is a tenth more to fit them to.
-            keep = fitted is not None and len(losses) < 1.1 * len(fitted.values)
-            self._surrogate = Surrogate.fit(self._features(levels), left, fitted if keep else None)
-            if not keep:
-                self._fitted = self._surrogate
-        if not self._open:
-            return self._surrogate
-        return self._surrogate.believing(self._features(np.array(list(self._open.values()))))
+    def _fit(self, count: int, like: Surrogate | None) -> Surrogate:
+        """The Gaussian process of what the curves leave unexplained, the curves with it."""
+        levels, scores = self._window(count)
+        losses = losses_of(scores)
+        self._curves = self._fitter.fit(levels, losses, nearness(losses))
+        return Surrogate.fit(self._features(levels), self._curves.predict(levels) - losses, like)

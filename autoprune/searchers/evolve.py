@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,9 @@ from autoprune.searchers.random import latin_hypercube
 from autoprune.searchers.surrogate import Surrogate
 
 Bools = npt.NDArray[np.bool_]
+
+#: Trials that the surrogate is fitted to at most: half of them the best, half the latest.
+HISTORY = 400
 
 
 class EvolveSearcher(ProposingSearcher):
@@ -37,6 +41,8 @@ class EvolveSearcher(ProposingSearcher):
         explore: standard deviations added to the surrogate's mean.
         surrogate: False takes a random mutant instead (plain evolution).
     """
+
+    replays = False
 
     def __init__(
         self,
@@ -60,19 +66,17 @@ class EvolveSearcher(ProposingSearcher):
         self._mutants = mutants
         self._explore = explore
         self._guided = surrogate
-        self._asked = 0
         self._misses = 0
         self._design = latin_hypercube(startup, len(self.space), self.rng)
         self._levels: list[Ints] = []
         self._scores: list[float] = []
         self._open: dict[Candidate, Ints] = {}
         self._surrogate: Surrogate | None = None
-        self._fitted: Surrogate | None = None
+        self._settings: tuple[int, Surrogate] | None = None
 
     def _propose(self) -> Ints | None:
-        if self._asked < self._startup:
-            step, self._asked = self._asked, self._asked + 1
-            return self._first(step)
+        if self.known < self._startup:
+            return self._first(self.known if not self._misses else self._startup)
         finite = np.isfinite(self._scores)
         if not finite.any():
             return self._first(self._startup)
@@ -163,22 +167,45 @@ class EvolveSearcher(ProposingSearcher):
         return position
 
     def _model(self) -> Surrogate:
-        """Fitted to all trials; pending ones at their expected score, so that a batch spreads."""
+        """Fitted to trials; pending ones at their expected score, so that a batch spreads.
+
+        Hyper-parameters are fitted anew when there is a tenth more to fit them to.
+        """
         if self._surrogate is None:
-            scores = np.array(self._scores)
-            finite = np.isfinite(scores)
-            scores = np.where(finite, scores, scores[finite].min())
-            # Hyper-parameters are fitted anew when there is a tenth more to fit them to.
-            fitted = self._fitted
-            keep = fitted is not None and len(scores) < 1.1 * len(fitted.values)
-            self._surrogate = Surrogate.fit(
-                self._features(np.array(self._levels)), scores, fitted if keep else None
-            )
-            if not keep:
-                self._fitted = self._surrogate
+            count = len(self._scores)
+            last = self._last_fit(count)
+            if self._settings is None or self._settings[0] != last:
+                self._settings = last, self._fit(last, None)
+            if last == count:
+                self._surrogate = self._settings[1]
+            else:
+                self._surrogate = self._fit(count, self._settings[1])
         if not self._open:
             return self._surrogate
         return self._surrogate.believing(self._features(np.array(list(self._open.values()))))
+
+    def _fit(self, count: int, like: Surrogate | None) -> Surrogate:
+        """The model of the first trials, with the hyper-parameters of another if given."""
+        levels, scores = self._window(count)
+        finite = np.isfinite(scores)
+        scores = np.where(finite, scores, scores[finite].min() if finite.any() else 0.0)
+        return Surrogate.fit(self._features(levels), scores, like)
+
+    def _window(self, count: int) -> tuple[Ints, Floats]:
+        """(N, n) levels and (N,) scores of the first trials: all, or the best and the latest."""
+        scores = np.array(self._scores[:count])
+        if count <= HISTORY:
+            return np.array(self._levels[:count]), scores
+        best = np.argsort(-scores, kind="stable")[: HISTORY // 2]
+        keep = np.union1d(best, np.arange(count - HISTORY // 2, count))
+        return np.array([self._levels[i] for i in keep.tolist()]), scores[keep]
+
+    def _last_fit(self, count: int) -> int:
+        """How many trials the hyper-parameters are fitted to when `count` are finished."""
+        last = min(count, self._startup)
+        while (later := math.ceil(1.1 * last)) <= count and later > last:
+            last = later
+        return last
 
     def _taken(self, candidate: Candidate, levels: Ints) -> None:
         self._open[candidate] = levels
@@ -193,3 +220,4 @@ class EvolveSearcher(ProposingSearcher):
             self._levels.append(levels)
             self._scores.append(trial.score(self.context.objective))
             self._surrogate = None
+        self._open.update(self._placed(c for c in pending if c not in self._open))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from autoprune.core.candidate import Candidate
-from autoprune.core.errors import CandidateError, ConfigError
+from autoprune.core.errors import ConfigError
 from autoprune.core.plugins import load_object
 from autoprune.core.trial import Trial
 from autoprune.core.workload import Ints
 from autoprune.searchers.base import SearchContext
+from autoprune.searchers.optuna_study import BoundedStudy, quiet
 from autoprune.searchers.proposing import ProposingSearcher
 from autoprune.searchers.random import latin_hypercube
 
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
 
 #: Optuna's samplers by our names, with the seed and what else suits a search of few trials.
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random")
+#: Those that know nothing but the trials: made anew for each suggestion, with a seed of its own.
+MEMORYLESS = ("tpe", "gp", "random")
+#: Proposals in a row that may be known already before neighbours of the last one are tried.
+PATIENCE = 2
 
 
 class OptunaSearcher(ProposingSearcher):
@@ -31,7 +34,8 @@ class OptunaSearcher(ProposingSearcher):
 
     The sampler's proposal is projected onto the budget and the *projected* candidate is what it
     is told about, so it learns of networks that exist. Suggestions that are still being evaluated
-    are running trials to it. Failed trials count as pruned ones.
+    are running trials to it. Failed trials count as pruned ones. Where what it proposes is known
+    already, a neighbour of that is suggested.
 
     Args:
         context: the problem.
@@ -68,37 +72,29 @@ class OptunaSearcher(ProposingSearcher):
             )
         if history is not None and history < 50:
             raise ConfigError(f"history must be at least 50, or None for all; got {history}")
-        self._history = history
         if startup is None:
             startup = 16 if context.trials is None else min(16, max(4, context.trials // 5))
         self._startup = startup
-        self._asked = 0
         self._design = latin_hypercube(startup, len(self.space), self.rng)
-        self._pending: dict[Candidate, int] = {}
-        self._attributes: dict[str, Any] = {}
-        with _quiet():
-            import optuna
+        self._sampler = sampler
+        self._options = dict(options or {})
+        self._notes: dict[str, Any] = {}
+        self._misses = 0
+        self._known_levels = self.space.counts - 1
+        self.replays = sampler not in MEMORYLESS or "seed" in self._options
+        with quiet():
+            made = self._made(int(self.rng.integers(2**31)))
+            self._study = BoundedStudy(self.space, made, history, memoryless=not self.replays)
 
-            self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
-                self.space.decisions[index].group: optuna.distributions.IntDistribution(
-                    0, int(self.space.counts[index]) - 1
-                )
-                for index in self.space.free.tolist()
-            }
-            self._sampler = self._made(sampler, dict(options or {}))
-            self._study = optuna.create_study(direction="maximize", sampler=self._sampler)
-
-    def _made(
-        self, sampler: str | optuna.samplers.BaseSampler, options: dict[str, Any]
-    ) -> optuna.samplers.BaseSampler:
+    def _made(self, seed: int) -> optuna.samplers.BaseSampler:
         """The sampler of a name, or the one given."""
         import optuna
 
+        sampler, options = self._sampler, self._options
         if isinstance(sampler, optuna.samplers.BaseSampler):
             if options:
                 raise ConfigError("options must be left out where sampler is an instance")
             return sampler
-        seed = int(self.rng.integers(2**31))
         population = int(np.clip((self.context.trials or 200) // 8, 8, 50))
         samplers = optuna.samplers
         known: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -143,122 +139,65 @@ class OptunaSearcher(ProposingSearcher):
             )
         return made
 
-    def _parameters(self, levels: Ints) -> dict[str, int]:
-        return {
-            self.space.decisions[index].group: int(levels[index])
-            for index in self.space.free.tolist()
-        }
-
     def _propose(self) -> Ints | None:
-        step, self._asked = self._asked, self._asked + 1
-        with _quiet():
-            import optuna
-
-            trial = self._study.ask(self._distributions)
-            # Where the sampler notes which generation the proposal is of.
-            asked = self._study.get_trials(deepcopy=False)[trial.number]
-            self._attributes = dict(asked.system_attrs)
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        if step < self._startup or not self._scored():
-            return self._first(step)
-        levels = self.space.counts - 1
-        for index in self.space.free.tolist():
-            levels[index] = trial.params[self.space.decisions[index].group]
-        return self._hold(self.space.choice(levels).astype(np.float64))
-
-    def _first(self, step: int) -> Ints:
-        """The design before the sampler: uniform, then keep ratios spread more and more."""
+        starting = self.known < self._startup or not any(t.ok for t in self._study.told)
+        if not starting and self._misses > PATIENCE:
+            return self._beside()
+        if self.replays or not starting:
+            # A sampler with a memory is asked from the beginning, for its generations' sake.
+            with quiet():
+                anew = None if self.replays else self._made(int(self.rng.integers(2**31)))
+            levels, self._notes = self._study.ask(anew)
+            if not starting:
+                return self._hold(self.space.choice(levels).astype(np.float64))
+        step = self._startup if self._misses else self.known
         return self._spread(step, self._design, self._startup, 0.8)
 
-    def _scored(self) -> bool:
-        import optuna
-
-        return bool(self._study.get_trials(False, (optuna.trial.TrialState.COMPLETE,)))
+    def _beside(self) -> Ints:
+        """What was known already with other choices, of the more decisions the more are known."""
+        free = self.space.free
+        levels = self._known_levels.copy()
+        if len(free):
+            count = min(len(free), 1 + self._misses // 8)
+            chosen = self.rng.choice(free, count, replace=False)
+            levels[chosen] = self.rng.integers(0, self.space.counts[chosen])
+        return self._hold(self.space.choice(levels).astype(np.float64))
 
     def _taken(self, candidate: Candidate, levels: Ints) -> None:
-        self._pending[candidate] = self._running(levels, self._attributes)
+        self._misses = 0
+        self._study.begin(candidate, levels, self._notes)
+        self._notes = {}
 
     def _refused(self, levels: Ints) -> None:
-        """The sampler would go on proposing it: tell it that this is no good."""
-        import optuna
-
-        if self._scored():
-            number = self._running(levels, {})
-            with _quiet():
-                self._study.tell(number, state=optuna.trial.TrialState.PRUNED)
-
-    def _running(self, levels: Ints, attributes: Mapping[str, Any]) -> int:
-        """Enter a candidate as a trial that runs; its number."""
-        import optuna
-
-        with _quiet():
-            number = len(self._study.get_trials(deepcopy=False))
-            self._study.add_trial(
-                optuna.trial.create_trial(
-                    state=optuna.trial.TrialState.RUNNING,
-                    params=self._parameters(levels),
-                    distributions=self._distributions,
-                    system_attrs=dict(attributes),
-                )
-            )
-            return number
+        self._misses += 1
+        self._known_levels = levels
 
     def _learn(self, completed: Sequence[tuple[Trial, Ints]], pending: Sequence[Candidate]) -> None:
-        import optuna
-
-        for candidate in pending:
-            if candidate not in self._pending:
-                try:
-                    self._pending[candidate] = self._running(self.space.levels(candidate), {})
-                except CandidateError:
-                    continue  # outside this space
-        for trial, levels in completed:
-            number = self._pending.pop(trial.candidate, None)
-            if number is None:
-                number = self._running(levels, {})
-            score = trial.score(self.context.objective)
-            with _quiet():
-                if np.isfinite(score):
-                    self._study.tell(number, score)
-                else:
-                    self._study.tell(number, state=optuna.trial.TrialState.PRUNED)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Go on with a study of the trials worth looking back on, when it has grown to twice that.
-
-        Proposals are trials of the study too, so it grows faster than the search; what was refused
-        is forgotten. The sampler, with its random numbers, is the same one, and a quasi-random
-        sequence goes on where it was.
-        """
-        import optuna
-
-        if self._history is None:
-            return
-        known = self._study.get_trials(deepcopy=False)
-        if len(known) < 4 * self._history:
-            return
-        done = [t for t in known if t.state is optuna.trial.TrialState.COMPLETE]
-        half = self._history // 2
-        best = sorted(done, key=lambda t: (-float(t.value or 0.0), t.number))[:half]
-        keep = {t.number for t in (*best, *done[-(self._history - half) :])}
-        running = {number: candidate for candidate, number in self._pending.items()}
-        old = self._study
-        with _quiet():
-            self._study = optuna.create_study(direction="maximize", sampler=self._sampler)
-            storage = self._study._storage
-            for key, value in old._storage.get_study_system_attrs(old._study_id).items():
-                if key.startswith("qmc:"):
-                    storage.set_study_system_attr(self._study._study_id, key, value)
-            self._study.add_trials([t for t in done if t.number in keep])
-        for number in sorted(running):
-            levels = self.space.levels(running[number])
-            attributes = known[number].system_attrs
-            self._pending[running[number]] = self._running(levels, attributes)
+        self._study.update(
+            [(t.candidate, levels, t.score(self.context.objective)) for t, levels in completed],
+            list(self._placed(pending)),
+        )
 
 
-class GpSearcher(OptunaSearcher):
-    """Optuna's Gaussian process with expected improvement; `options` are `GPSampler`'s."""
+class NamedSampler(OptunaSearcher):
+    """A sampler of Optuna's under its name; `options` are its own keyword arguments."""
+
+    sampler: ClassVar[str]
+
+    def __init__(
+        self,
+        context: SearchContext,
+        options: Mapping[str, Any] | None = None,
+        startup: int | None = None,
+        history: int | None = 500,
+    ) -> None:
+        super().__init__(context, self.sampler, options, startup, history)
+
+
+class GpSearcher(NamedSampler):
+    """Optuna's Gaussian process with expected improvement; it looks back on 150 trials."""
+
+    sampler = "gp"
 
     def __init__(
         self,
@@ -267,77 +206,28 @@ class GpSearcher(OptunaSearcher):
         startup: int | None = None,
         history: int | None = 150,
     ) -> None:
-        super().__init__(context, "gp", options, startup, history)
+        super().__init__(context, options, startup, history)
 
 
-class CmaesSearcher(OptunaSearcher):
-    """CMA-ES (Hansen 2016); `options` are `CmaEsSampler`'s.
+class CmaesSearcher(NamedSampler):
+    """CMA-ES (Hansen 2016). It needs the package `cmaes`."""
 
-    It needs the package `cmaes`.
-    """
-
-    def __init__(
-        self,
-        context: SearchContext,
-        options: Mapping[str, Any] | None = None,
-        startup: int | None = None,
-        history: int | None = 500,
-    ) -> None:
-        super().__init__(context, "cmaes", options, startup, history)
+    sampler = "cmaes"
 
 
-class Nsga2Searcher(OptunaSearcher):
-    """NSGA-II (Deb et al. 2002) on the one objective; `options` are `NSGAIISampler`'s."""
+class Nsga2Searcher(NamedSampler):
+    """NSGA-II (Deb et al. 2002) on the one objective."""
 
-    def __init__(
-        self,
-        context: SearchContext,
-        options: Mapping[str, Any] | None = None,
-        startup: int | None = None,
-        history: int | None = 500,
-    ) -> None:
-        super().__init__(context, "nsga2", options, startup, history)
+    sampler = "nsga2"
 
 
-class Nsga3Searcher(OptunaSearcher):
-    """NSGA-III (Deb and Jain 2014) on the one objective; `options` are `NSGAIIISampler`'s."""
+class Nsga3Searcher(NamedSampler):
+    """NSGA-III (Deb and Jain 2014) on the one objective."""
 
-    def __init__(
-        self,
-        context: SearchContext,
-        options: Mapping[str, Any] | None = None,
-        startup: int | None = None,
-        history: int | None = 500,
-    ) -> None:
-        super().__init__(context, "nsga3", options, startup, history)
+    sampler = "nsga3"
 
 
-class QmcSearcher(OptunaSearcher):
-    """A scrambled Sobol sequence, each point brought to the budget; `options` are `QMCSampler`'s.
+class QmcSearcher(NamedSampler):
+    """A scrambled Sobol sequence, each point brought to the budget. It does not learn."""
 
-    It does not learn.
-    """
-
-    def __init__(
-        self,
-        context: SearchContext,
-        options: Mapping[str, Any] | None = None,
-        startup: int | None = None,
-        history: int | None = 500,
-    ) -> None:
-        super().__init__(context, "qmc", options, startup, history)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's messages off within, and as the user had them afterwards."""
-    import optuna
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    sampler = "qmc"

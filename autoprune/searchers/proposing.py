@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +23,9 @@ class ProposingSearcher(Searcher):
 
     A subclass gives `_propose`, and `_learn` if it learns. `suggest` asks it for proposals until
     one is new, `tries` times at most; then it gives fewer candidates than were asked for, and []
-    means exhausted.
+    means exhausted. Each suggestion has random numbers of its own in `rng`, which depend on the
+    seed and on how many candidates are `known` alone, so that a resumed run need not draw all
+    those before it again.
 
     Raises:
         InfeasibleBudgetError: nothing in the space holds the budget.
@@ -37,9 +39,15 @@ class ProposingSearcher(Searcher):
         check_feasible(context.space, context.budget, context.cost_model, z=context.z)
         self.space = context.space
         self.oracle = Oracle(context.space, context.budget, context.cost_model, context.z)
-        self.rng = np.random.default_rng([context.seed, zlib.crc32(type(self).__name__.encode())])
+        self._entropy = (context.seed, zlib.crc32(type(self).__name__.encode()))
+        self.rng = np.random.default_rng(self._entropy)
         self._seen: set[Candidate] = set()
         self._exhausted = False
+
+    @property
+    def known(self) -> int:
+        """How many candidates were suggested, or told of by others."""
+        return len(self._seen)
 
     def suggest(self, count: int = 1) -> list[Candidate]:
         """Up to `count` new candidates that hold the budget; [] when nothing is left to try.
@@ -62,15 +70,20 @@ class ProposingSearcher(Searcher):
         """Learn from finished trials; those of other searchers too, which aren't repeated."""
         self._seen.update(trial.candidate for trial in completed)
         self._seen.update(pending)
-        known = []
-        for trial in completed:
-            try:
-                known.append((trial, self.space.levels(trial.candidate)))
-            except CandidateError:
-                continue  # outside this space (the dense network, say): nothing to place it by
+        placed = dict(self._placed(trial.candidate for trial in completed))
+        known = [(t, placed[t.candidate]) for t in completed if t.candidate in placed]
         self._learn(known, pending)
 
+    def _placed(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Ints]]:
+        """Candidates with their (n,) levels, but for those outside the space (the dense one)."""
+        for candidate in candidates:
+            try:
+                yield candidate, self.space.levels(candidate)
+            except CandidateError:
+                continue
+
     def _next(self) -> Candidate | None:
+        self.rng = np.random.default_rng((*self._entropy, 1 + self.known))
         for _ in range(self.tries):
             levels = self._propose()
             if levels is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError
 from autoprune.core.workload import Ints
@@ -22,17 +23,28 @@ class RandomSearcher(ProposingSearcher):
         block: points in a Latin hypercube.
     """
 
+    replays = False
+
     def __init__(self, context: SearchContext, block: int = 16) -> None:
         super().__init__(context)
         if block < 1:
             raise ConfigError(f"block must be at least 1, got {block}")
         self.block = block
-        self._points: list[Floats] = []
+        self._again = False
 
     def _propose(self) -> Ints | None:
-        if not self._points:
-            self._points = list(latin_hypercube(self.block, len(self.space), self.rng))
-        return self._hold(self.space.units_at(self._points.pop()))
+        if self._again:  # the point's candidate is known already
+            return self._hold(self.space.units_at(self.rng.random(len(self.space))))
+        number, place = divmod(self.known, self.block)
+        rng = np.random.default_rng((*self._entropy, 0, number))
+        points = latin_hypercube(self.block, len(self.space), rng)
+        return self._hold(self.space.units_at(points[place]))
+
+    def _taken(self, candidate: Candidate, levels: Ints) -> None:
+        self._again = False
+
+    def _refused(self, levels: Ints) -> None:
+        self._again = True
 
 
 def latin_hypercube(count: int, dimension: int, rng: np.random.Generator) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autoprune.core.candidate import Candidate
 from autoprune.core.workload import Ints
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.proposing import ProposingSearcher
@@ -18,9 +19,11 @@ class UniformSearcher(ProposingSearcher):
     the uniform one by a factor whose spread grows from 5 % to 50 %. It does not learn.
     """
 
+    replays = False
+
     def __init__(self, context: SearchContext) -> None:
         super().__init__(context)
-        self._step = 0
+        self._skipped = 0
         count = len(self.space)
         depth = np.linspace(-1.0, 1.0, count) if count > 1 else np.zeros(count)
         size = np.log(self.space.units)
@@ -35,7 +38,7 @@ class UniformSearcher(ProposingSearcher):
         ]
 
     def _propose(self) -> Ints | None:
-        step, self._step = self._step, self._step + 1
+        step = self.known + self._skipped
         units = self.space.units.astype(np.float64)
         if step == 0:
             return self._hold(units, fill="none")
@@ -46,3 +49,9 @@ class UniformSearcher(ProposingSearcher):
             return self._hold(units * self._profiles[step])
         spread = min(0.5, 0.05 * (1 + (step - len(self._profiles)) / 10))
         return self._hold(units * np.exp(spread * self.rng.standard_normal(len(units))))
+
+    def _taken(self, candidate: Candidate, levels: Ints) -> None:
+        self._skipped = 0
+
+    def _refused(self, levels: Ints) -> None:
+        self._skipped += 1

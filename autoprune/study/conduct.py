@@ -94,6 +94,7 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         reference_ms=getattr(table, "reference_ms", None),
         progress=progress,
         phases=phases,
+        checkpoint=None if folder is None else folder.checkpoint,
     )
     dense_metrics = session.dense_metrics()
     trials = session.run(evaluator)

@@ -23,6 +23,7 @@ class RunFolder:
 
         config.yaml          what was asked for; `resume` reads it
         journal.log          every trial and event: an Optuna journal
+        searcher.safetensors what the searcher has learned (a trained agent's), where it has that
         table.jsonl          the latency table as it was measured or loaded
         result.json          what came of it
         pruned.safetensors   the pruned network's weights, with
@@ -82,6 +83,11 @@ class RunFolder:
     def journal(self) -> Path:
         """Trials and events."""
         return self.path / "journal.log"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What the searcher had learned, where learning it again would take long."""
+        return self.path / "searcher.safetensors"
 
     @property
     def table(self) -> Path:

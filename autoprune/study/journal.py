@@ -17,9 +17,15 @@ from autoprune.core.errors import RunError
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage
 
+#: Optuna's code of an entry that holds a whole trial.
+CREATE_TRIAL = 4
 
-def mend(path: Path) -> None:
+
+def mend(path: Path) -> list[dict[str, Any]]:
     """Drop a last line that was only half written when the process died, with a warning.
+
+    Returns:
+        The entries that are left.
 
     Raises:
         RunError: another line is not what was written: the file was edited or damaged.
@@ -27,13 +33,16 @@ def mend(path: Path) -> None:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return
+        return []
     except OSError as error:
         raise RunError(f"{path} can't be read: {error.strerror}") from error
     lines = raw.split(b"\n")
     tail = lines.pop()
+    entries = []
     for number, line in enumerate(lines, start=1):
-        if _is_entry(line):
+        entry = _entry(line)
+        if entry is not None:
+            entries.append(entry)
             continue
         if number == len(lines) and not tail:
             # The line's end reached the disk before all of the line did.
@@ -45,16 +54,18 @@ def mend(path: Path) -> None:
             "another folder"
         )
     if not tail:
-        return
-    if _is_entry(tail):
+        return entries
+    last = _entry(tail)
+    if last is not None:
         _rewrite(path, len(raw), b"\n")
-        return
+        return [*entries, last]
     warnings.warn(
         f"{path}: the last line was only half written when the run was stopped; it is dropped, "
         "and what it held is done again",
         stacklevel=2,
     )
     _rewrite(path, len(raw) - len(tail), b"")
+    return entries
 
 
 def _rewrite(path: Path, length: int, end: bytes) -> None:
@@ -70,19 +81,21 @@ def _rewrite(path: Path, length: int, end: bytes) -> None:
         raise RunError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _is_entry(line: bytes) -> bool:
+def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(entry, dict) and "op_code" in entry
+        return None
+    return entry if isinstance(entry, dict) and "op_code" in entry else None
 
 
 def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractContextManager[None]]]:
     """Open a mended journal as an Optuna storage.
 
-    Optuna's own file locks survive the death of their process; this one is the operating
-    system's and does not.
+    It is Optuna's format, so Optuna's own tools read it. What differs from its own file backend:
+    the lock is the operating system's, which does not survive the death of its process; each line
+    is parsed once; and the parameters of earlier trials, which stand in the trials' attributes
+    too, are not given to Optuna, whose reading of them takes most of the time.
 
     Returns:
         The storage, and what opens a block whose entries are forced to the disk together, at its
@@ -92,40 +105,43 @@ def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractConte
         RunError: it can't be read or written, or holds what Optuna did not write.
     """
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.storages.journal import BaseJournalBackend
 
-    class KernelLock(JournalFileOpenLock):
-        """A lock that ends with its process."""
+    lock = FileLock(f"{path}.lock")
 
-        def __init__(self, file: str) -> None:
-            self._kernel = FileLock(file + ".lock")
-
-        def acquire(self) -> bool:
-            self._kernel.acquire()
-            return True
-
-        def release(self) -> None:
-            self._kernel.release()
-
-    class Journal(JournalFileBackend):
+    class Journal(BaseJournalBackend):
         """A journal whose entries can be forced to the disk together."""
 
-        def __init__(self, lock: KernelLock) -> None:
-            super().__init__(str(path), lock_obj=lock)
-            self._kernel = lock
+        def __init__(self) -> None:
+            self._entries = [_brief(entry) for entry in mend(path)]
+            self._read = 0
+            path.touch()
+            self._offset = path.stat().st_size
             self._later = False
 
+        def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+            if log_number_from != self._read:
+                raise ValueError(f"entry {self._read} is next, not {log_number_from}")
+            entries, self._entries = self._entries, []
+            for entry in entries:
+                self._read += 1
+                yield entry
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return  # still being written
+                    self._offset += len(line)
+                    self._read += 1
+                    yield json.loads(line)
+
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            if not self._later:
-                super().append_logs(logs)
-                return
             lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-            self._kernel.acquire()
-            try:
-                with path.open("ab") as file:
-                    file.write(lines.encode())
-            finally:
-                self._kernel.release()
+            with lock, path.open("ab") as file:
+                file.write(lines.encode())
+                if not self._later:
+                    file.flush()
+                    os.fsync(file.fileno())
 
         @contextmanager
         def together(self) -> Iterator[None]:
@@ -137,9 +153,8 @@ def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractConte
                 with path.open("ab") as file:
                     os.fsync(file.fileno())
 
-    mend(path)
     try:
-        journal = Journal(KernelLock(str(path)))
+        journal = Journal()
         return JournalStorage(journal), journal.together
     except OSError as error:
         raise RunError(f"{path} can't be opened: {error.strerror}; give another folder") from error
@@ -148,3 +163,10 @@ def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractConte
             f"{path} holds entries that no journal has ({type(error).__name__}: {error}). It was "
             "edited or damaged; restore it from a copy, or start anew in another folder"
         ) from error
+
+
+def _brief(entry: dict[str, Any]) -> dict[str, Any]:
+    """A trial's entry without its parameters; any other one as it is."""
+    if entry["op_code"] == CREATE_TRIAL and "params" in entry:
+        return {**entry, "params": {}, "distributions": {}}
+    return entry

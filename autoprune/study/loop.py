@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.errors import EvaluationError, RunError
@@ -11,6 +11,7 @@ from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
 from autoprune.evaluate.base import EvaluatorPool, Outcome
 from autoprune.searchers.base import Searcher
+from autoprune.study.checkpoints import Checkpoints
 from autoprune.study.evaluation import Phases
 from autoprune.study.progress import Progress
 from autoprune.study.store import Store, Stored
@@ -21,7 +22,10 @@ class Loop:
 
     A run that is resumed goes the same way again: the searcher is asked and told as before, and
     what the store holds is taken from there instead of being evaluated. So the searcher, whatever
-    it learns, is where it was, and goes on with what it would have suggested.
+    it learns, is where it was, and goes on with what it would have suggested. One that need not be
+    asked again (`Searcher.replays`) is told of all trials at once, up to the last moment at which
+    every candidate under way is in the store, from its last checkpoint on if it has one; what
+    follows, the last trial at least, it is asked for again, and must answer as before.
 
     Args:
         searcher: proposes.
@@ -32,6 +36,7 @@ class Loop:
         max_failures: evaluations that may fail in a row.
         progress: is told of every trial.
         phases: counts the seconds.
+        checkpoints: of a searcher that gives its state; None keeps none.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Loop:
         max_failures: int,
         progress: Progress,
         phases: Phases,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.trials: list[Trial] = []
         self._searcher = searcher
@@ -55,10 +61,15 @@ class Loop:
         self._max_failures = max_failures
         self._progress = progress
         self._phases = phases
+        self._checkpoints = checkpoints
         self._replay = deque(store.trials())
         self._pending: dict[int, Trial] = {}
+        #: How many trials were finished when each of the pending ones was asked for.
+        self._asked: dict[int, int] = {}
         self._waiting: deque[int] = deque()
-        self._cache: dict[str, Trial] = {}
+        #: Taken from the store; the searcher has still to be told of them.
+        self._untold: list[Trial] = []
+        self._cache: dict[Candidate, Trial] = {}
         self._failures = 0
         self._next = 0
         self._best: int | None = None
@@ -86,6 +97,9 @@ class Loop:
             EvaluationError: too many evaluations in a row failed.
             RunError: the store can't be written, or holds trials of another search.
         """
+        self._fast_forward(total)
+        if len(self.trials) < total:
+            self._catch_up()
         self._ask(total)
         while len(self.trials) < total:
             if not self._pending:
@@ -102,6 +116,55 @@ class Loop:
                 self._submit()
         return True
 
+    def _fast_forward(self, total: int) -> None:
+        """Take from the store what the searcher need not be asked for again.
+
+        Nothing is pending yet: a run ends with all that it asked for.
+        """
+        count = 0 if self._searcher.replays else self._tellable(total)
+        if not count:
+            return
+        for stored in [self._replay.popleft() for _ in range(count)]:
+            self._count(stored.phases)
+            self._keep(stored.trial)
+            self._untold.append(stored.trial)
+        # Asked for before, and finished later: in the store, but still under way here.
+        before = [s for s in self._replay if s.asked is not None and s.asked < len(self.trials)]
+        for stored in sorted(before, key=lambda s: s.trial.number):
+            trial = stored.trial
+            self._pending[trial.number] = Trial(trial.number, trial.candidate, trial.predicted)
+            self._asked[trial.number] = stored.asked or 0
+            self._waiting.append(trial.number)
+        self._next = len(self.trials) + len(self._pending)
+        self._progress.trial(self.trials[-1], self.best, len(self.trials), total)
+
+    def _catch_up(self) -> None:
+        """Tell the searcher of what was taken from the store, all at once."""
+        if not self._untold:
+            return
+        known = 0
+        with self._phases("update"):
+            if self._checkpoints is not None and len(self._untold) == len(self.trials):
+                known = self._checkpoints.restore(self._searcher, self._untold)
+            self._searcher.update(self._untold[known:], self._candidates())
+        self._untold = []
+
+    def _tellable(self, total: int) -> int:
+        """How many stored trials the searcher can be told of before it must be asked again.
+
+        All of this run's if they are there. Else something was under way when the process died,
+        and is not in the store: up to when the last candidate before it was asked for.
+        """
+        begun = len(self.trials)
+        asked = {s.trial.number: s.asked for s in list(self._replay)[: total - begun]}
+        number = begun
+        while number in asked:
+            number += 1
+        if number == total:
+            return total - begun
+        last = asked.get(number - 1)
+        return 0 if last is None else max(0, last - begun)
+
     def _ask(self, total: int) -> None:
         free = self._pool.slots - len(self._pending)
         count = min(free, total - len(self.trials) - len(self._pending))
@@ -117,6 +180,7 @@ class Loop:
             )
         for candidate, predicted in zip(candidates, costs, strict=True):
             self._pending[self._next] = Trial(self._next, candidate, predicted)
+            self._asked[self._next] = len(self.trials)
             self._waiting.append(self._next)
             self._next += 1
 
@@ -128,13 +192,13 @@ class Loop:
         self._submit()
         if self._waiting:
             number = self._waiting.popleft()
-            known = self._cache[self._pending[number].candidate.key]
+            known = self._cache[self._pending[number].candidate]
             finished = [self._finished(number, Outcome(known.metrics))]
         else:
             finished = [self._finished(*result) for result in self._pool.results()]
         with self._phases("store"), self._store.together():
             for trial, phases in finished:
-                self._store.add(trial, self._objective, phases)
+                self._store.add(trial, self._objective, phases, self._asked.pop(trial.number))
         for trial, phases in finished:
             # The others count as pending until it is their turn, as when a run is resumed.
             del self._pending[trial.number]
@@ -146,7 +210,7 @@ class Loop:
         """Have what is asked for evaluated, up to the first candidate whose figures are known."""
         while self._waiting and not self._replay:
             candidate = self._pending[self._waiting[0]].candidate
-            if candidate.key in self._cache:
+            if candidate in self._cache:
                 return
             self._pool.submit(self._waiting.popleft(), candidate)
 
@@ -159,7 +223,8 @@ class Loop:
                 "the network, the settings, the table or the versions are not those that the run "
                 "began with. Resume it with the same ones, or start anew in another folder"
             )
-        self._waiting = deque(number for number in self._waiting if number != trial.number)
+        del self._asked[trial.number]
+        self._waiting.remove(trial.number)
         self._count(stored.phases)
         return trial
 
@@ -179,16 +244,24 @@ class Loop:
         )
         return trial, outcome.phases
 
-    def _tell(self, trial: Trial, total: int) -> None:
+    def _keep(self, trial: Trial) -> None:
         self.trials.append(trial)
         if trial.ok:
-            self._cache.setdefault(trial.candidate.key, trial)
+            self._cache.setdefault(trial.candidate, trial)
             best = self.best
             if best is None or self._rank(trial) > self._rank(best):
                 self._best = len(self.trials) - 1
-        pending: Sequence[Candidate] = [t.candidate for t in self._pending.values()]
+
+    def _candidates(self) -> list[Candidate]:
+        """What is under way, in the order of suggestion."""
+        return [trial.candidate for trial in self._pending.values()]
+
+    def _tell(self, trial: Trial, total: int) -> None:
+        self._keep(trial)
         with self._phases("update"):
-            self._searcher.update([trial], pending)
+            self._searcher.update([trial], self._candidates())
+            if self._checkpoints is not None:
+                self._checkpoints.after(self._searcher, self.trials)
         self._progress.trial(trial, self.best, len(self.trials), total)
         if self._failures >= self._max_failures:
             raise EvaluationError(

@@ -18,6 +18,7 @@ from autoprune.cost.base import CostModel
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.projection import check_feasible
+from autoprune.study.checkpoints import Checkpoints
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
@@ -33,6 +34,7 @@ from autoprune.study.verify import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from autoprune.graph.network import Network
     from autoprune.space.space import SearchSpace
@@ -56,6 +58,7 @@ class Session:
         reference_ms: the dense network's latency, where a table fixes it.
         progress: is told.
         phases: counts seconds.
+        checkpoint: where a searcher that takes long to learn keeps what it has learned, or None.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Session:
         reference_ms: float | None,
         progress: Progress,
         phases: Phases,
+        checkpoint: Path | None = None,
     ) -> None:
         self.task = task
         self.network = network
@@ -80,12 +84,14 @@ class Session:
         self.reference_ms = reference_ms
         self.progress = progress
         self.phases = phases
+        self.checkpoint = checkpoint
         self.config = task.config
         self.budget = Budget.parse(self.config.budget)
         #: Verifications by trial number.
         self.verified: dict[int, Verification] = {}
         #: (predicted, measured) latency in ms of each, as predicted before it was measured.
         self.errors: list[tuple[float, float]] = []
+        self._dense_metrics: dict[str, float] = {}
         self._events = list(store.events())
         self._dense_cost()
 
@@ -119,7 +125,8 @@ class Session:
         """
         known = self._replay("dense")
         if known is not None:
-            return dict(known.data["metrics"])
+            self._dense_metrics = dict(known.data["metrics"])
+            return self._dense_metrics
         self.progress.stage("evaluating the dense network")
         with self.phases("dense"):
             try:
@@ -127,6 +134,7 @@ class Session:
             except EvaluationError as error:
                 raise EvaluationError(f"on the dense network: {error}") from error
         self._record("dense", 0, {"metrics": metrics})
+        self._dense_metrics = metrics
         return metrics
 
     def _evaluate_dense(self) -> dict[str, float]:
@@ -149,11 +157,17 @@ class Session:
             trials=config.trials,
             seed=config.seed,
             z=self._z,
+            dense_metrics=self._dense_metrics,
         )
         searcher = make_searcher(
             self.task.searcher or config.searcher.name, context, **config.searcher.options
         )
+        for note in searcher.notes:
+            self.progress.message(note)
         self.progress.stage("searching", config.trials)
+        checkpoints = (
+            None if self.checkpoint is None else Checkpoints(self.checkpoint, config.objective)
+        )
         with make_pool(self.task, evaluator) as pool:
             self.loop = Loop(
                 searcher,
@@ -164,6 +178,7 @@ class Session:
                 max_failures=config.max_failures,
                 progress=self.progress,
                 phases=self.phases,
+                checkpoints=checkpoints,
             )
             self._go()
         return self.loop.trials

@@ -42,10 +42,13 @@ class Stored:
     Attributes:
         trial: finished; what was measured of it later is in an event.
         phases: seconds by phase that it took.
+        asked: how many trials were finished when it was suggested; None where that is not known
+            (an earlier autoprune wrote it).
     """
 
     trial: Trial
     phases: Mapping[str, float]
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,24 @@ class Store:
         with self._guarded():
             return [self._read(trial) for trial in self._frozen()]
 
-    def add(self, trial: Trial, objective: str, phases: Mapping[str, float] | None = None) -> None:
-        """Store a finished trial, whole or not at all."""
+    def add(
+        self,
+        trial: Trial,
+        objective: str,
+        phases: Mapping[str, float] | None = None,
+        asked: int | None = None,
+    ) -> None:
+        """Store a finished trial, whole or not at all.
+
+        Args:
+            trial: the one.
+            objective: the metric that is its value.
+            phases: seconds by phase that it took.
+            asked: how many trials were finished when it was suggested.
+        """
         from optuna.trial import TrialState, create_trial
 
-        attributes = _attributes(trial, phases or {})
+        attributes = _attributes(trial, phases or {}, asked)
         value = trial.score(objective) if trial.ok else None
         frozen = create_trial(
             state=TrialState.COMPLETE if trial.ok else TrialState.FAIL,
@@ -201,7 +217,7 @@ class Store:
             error=attributes["error"],
             seconds=attributes["seconds"],
         )
-        return Stored(trial, attributes["phases"])
+        return Stored(trial, attributes["phases"], attributes.get("asked"))
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -222,7 +238,7 @@ class Store:
             ) from error
 
 
-def _attributes(trial: Trial, phases: Mapping[str, float]) -> dict[str, Any]:
+def _attributes(trial: Trial, phases: Mapping[str, float], asked: int | None) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "number": trial.number,
         "candidate": [list(pair) for pair in trial.candidate.kept],
@@ -231,6 +247,7 @@ def _attributes(trial: Trial, phases: Mapping[str, float]) -> dict[str, Any]:
         "error": trial.error,
         "seconds": round(trial.seconds, 6),
         "phases": {name: round(seconds, 6) for name, seconds in phases.items()},
+        **({} if asked is None else {"asked": asked}),
     }
     attributes["sum"] = _checksum(attributes)
     return attributes

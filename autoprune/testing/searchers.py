@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
-from autoprune.searchers.base import SearchContext, Searcher
+from autoprune.searchers.base import SearchContext, Searcher, SearcherState
 from autoprune.space.space import SearchSpace
 from autoprune.testing.errors import ContractError as ContractError
 from autoprune.testing.problems import ShapeCost, StaircaseCost, SyntheticProblem
@@ -172,6 +173,59 @@ def check_exhausts(factory: Factory) -> None:
     _require(searcher.suggest(1) == [], "an exhausted searcher must stay exhausted")
 
 
+def check_resumes(factory: Factory, trials: int = 33) -> None:
+    """One that need not be asked again goes on as before when it is told of everything at once.
+
+    Trials are told out of order, some are pending. Where the searcher gives a state, a new one
+    that takes it half of the way goes on as before too.
+    """
+    problem = SyntheticProblem.resnet(blocks=2)
+    context = make_context(problem, trials=trials, seed=1)
+    searcher = factory(context)
+    if searcher.replays:
+        return  # a resumed run asks it everything again
+    pending: list[Candidate] = []
+    done: list[Trial] = []
+    states: dict[int, SearcherState] = {}
+    number: dict[Candidate, int] = {}
+    while len(done) < trials:
+        for candidate in searcher.suggest(3 - len(pending)) if len(pending) < 3 else []:
+            number[candidate] = len(number)
+            pending.append(candidate)
+        if len(done) in (2, trials // 2, trials - 1):
+            _goes_on(factory, context, searcher, done, pending, states)
+        if not pending:
+            break
+        candidate = pending.pop(len(done) * 7 % len(pending))
+        done.append(make_trial(problem, context, number[candidate], candidate))
+        searcher.update(done[-1:], pending)
+        state = searcher.state()
+        if state is not None and len(done) == trials // 3:
+            states[len(done)] = state
+
+
+def _goes_on(
+    factory: Factory,
+    context: SearchContext,
+    searcher: Searcher,
+    done: Sequence[Trial],
+    pending: Sequence[Candidate],
+    states: Mapping[int, SearcherState],
+) -> None:
+    """Compare what comes next with what new searchers suggest that are told of all before."""
+    expected = copy.deepcopy(searcher).suggest(2)
+    for begun in (0, *(count for count in states if count <= len(done))):
+        other = factory(context)
+        if begun:
+            other.restore(states[begun], done[:begun])
+        other.update(done[begun:], pending)
+        _require(
+            other.suggest(2) == expected,
+            f"told of {len(done) - begun} trials at once it did not go on as one that suggested "
+            "them; set `replays` to True, or draw each suggestion's random numbers anew",
+        )
+
+
 #: Every check, by name.
 CHECKS: dict[str, Callable[[Factory], None]] = {
     "holds_budget": check_holds_budget,
@@ -180,6 +234,7 @@ CHECKS: dict[str, Callable[[Factory], None]] = {
     "reproducible": check_reproducible,
     "survives_failures": check_survives_failures,
     "exhausts": check_exhausts,
+    "resumes": check_resumes,
 }
 
 

@@ -57,14 +57,14 @@ def test_history_stays_bounded(sampler):
     searcher = OptunaSearcher(context, sampler, history=50)
     trials = run_search(lambda c: searcher, problem, context)
     assert len({trial.candidate for trial in trials}) == 230
-    assert len(searcher._study.get_trials(deepcopy=False)) < 200
+    assert len(searcher._study.study.get_trials(deepcopy=False)) < 200
 
 
 def test_generations_come_of_what_was_evaluated():
     context = make_context(PROBLEM, trials=40)
     searcher = OptunaSearcher(context, "nsga2", {"population_size": 6})
     run_search(lambda c: searcher, PROBLEM, context)
-    done = searcher._study.get_trials(False, (optuna.trial.TrialState.COMPLETE,))
+    done = searcher._study.study.get_trials(False, (optuna.trial.TrialState.COMPLETE,))
     generations = [t.system_attrs["NSGAIISampler:generation"] for t in done]
     assert max(generations) >= 3
 
