@@ -18,8 +18,8 @@ def nondominated(losses: Floats) -> Bools:
 
     Of equal ones the first counts. Rows with NaN are never on the front.
     """
-    known = np.isfinite(losses).all(axis=1)
-    front = known.copy()
+    known: Bools = np.asarray(np.isfinite(losses).all(axis=1))
+    front: Bools = known.copy()
     for index in np.flatnonzero(known):
         row = losses[index]
         no_worse = (losses[known] <= row).all(axis=1)

@@ -102,7 +102,6 @@ class EvolveFrontSearcher(ProposingSearcher):
             {*self._costs, *context.budget.limits}
         )
         self._design = latin_hypercube(startup, len(self.space), self.rng)
-        self._patterns = [exponent for _, exponent in exponents(self.space)]
         self._asked = 0
         self._misses = 0
         self._levels: list[Ints] = []
@@ -141,15 +140,7 @@ class EvolveFrontSearcher(ProposingSearcher):
         return best
 
     def _first(self, step: int) -> Ints:
-        """The profiles in turns, wide and narrow ones, and then patterns around them."""
-        # Both ends first, so that the front is as wide as it can be; in between multiples of the
-        # golden ratio, which spread evenly however many there are.
-        level = (0.0, 0.97)[step] if step < 2 else (step * 0.618034) % 1.0
-        ratio = _ratio(level)
-        inside = step < len(self._design)
-        point = self._design[step] if inside else self.rng.random(len(self.space))
-        exponent = self._patterns[0 if step < 2 else step % len(self._patterns)]
-        return _around(self, ratio**exponent, point, 0.0 if step < 2 else 0.3)
+        return start_of_front(self, step, self._design)
 
     # -- mutants -------------------------------------------------------------------------------
 
@@ -261,6 +252,25 @@ class EvolveFrontSearcher(ProposingSearcher):
             self._levels.append(levels)
             self._trials.append(trial)
             self._current = []
+
+
+def start_of_front(searcher: ProposingSearcher, step: int, design: Floats) -> Ints:
+    """(n,) levels of a design for fronts: both ends, then wide and narrow profiles and patterns.
+
+    Args:
+        searcher: of the space.
+        step: from 0.
+        design: (startup, n) patterns in [0, 1]; beyond it they are drawn.
+    """
+    patterns = [exponent for _, exponent in exponents(searcher.space)]
+    if step < 2:  # Both ends, so that the front is as wide as it can be.
+        ratio, exponent, spread = _ratio((0.0, 0.97)[step]), patterns[0], 0.0
+    else:  # Multiples of the golden ratio spread evenly, however many there are.
+        ratio, spread = _ratio((step * 0.618034) % 1.0), 0.3
+        exponent = patterns[step % len(patterns)]
+    inside = step < len(design)
+    point = design[step] if inside else searcher.rng.random(len(searcher.space))
+    return _around(searcher, ratio**exponent, point, spread)
 
 
 def _ratio(level: float) -> float:

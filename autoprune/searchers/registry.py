@@ -34,11 +34,17 @@ BUILTIN: Mapping[str, str] = {
     "uniform": "autoprune.searchers.uniform:UniformSearcher",
 }
 
-#: Searchers that have a counterpart for several objectives.
+_EVOLVE = "autoprune.searchers.front:EvolveFrontSearcher"
+_OPTUNA = "autoprune.searchers.optuna_front"
+
+#: Searchers → their counterparts for several objectives.
 FRONTS: Mapping[str, str] = {
-    "autoprune.searchers.auto:AutoSearcher": "autoprune.searchers.front:EvolveFrontSearcher",
-    "autoprune.searchers.evolve:EvolveSearcher": "autoprune.searchers.front:EvolveFrontSearcher",
-    "autoprune.searchers.random:RandomSearcher": "autoprune.searchers.front:RandomFrontSearcher",
+    BUILTIN["auto"]: _EVOLVE,
+    BUILTIN["evolve"]: _EVOLVE,
+    BUILTIN["nsga2"]: f"{_OPTUNA}:Nsga2Front",
+    BUILTIN["nsga3"]: f"{_OPTUNA}:Nsga3Front",
+    BUILTIN["random"]: "autoprune.searchers.front:RandomFrontSearcher",
+    BUILTIN["tpe"]: f"{_OPTUNA}:TpeFront",
 }
 
 
