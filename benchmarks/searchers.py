@@ -47,27 +47,26 @@ SEARCHERS = "random,uniform,greedy,exact,evolve,auto,tpe,gp,cmaes,nsga2,amc"
 class Problem:
     """A network whose candidates are evaluated once, in this run or an earlier one."""
 
-    def __init__(self, name: str, subset: int | None, space: str, notes: Path) -> None:
+    def __init__(
+        self, name: str, subset: int | None, space: str, notes: Path | None = None
+    ) -> None:
         model = getattr(resnet_cifar, name)().to(memory_format=torch.channels_last)
         normalisation = "resnet56b" if name == "resnet56b" else "imagenet"
-        calibration = cifar10.calibration(400, 200, normalisation)
-
-        def evaluate(pruned: torch.nn.Module) -> dict[str, float]:
-            return cifar10.evaluate(pruned, normalisation, subset)
-
+        self.calibration = cifar10.calibration(400, 200, normalisation)
+        self.evaluate = lambda pruned: cifar10.evaluate(pruned, normalisation, subset)
         self.network = trace(model, resnet_cifar.example_inputs())
         self.space = load_space(space).build(self.network)
         self.cost_model = AnalyticCost()
-        self.dense_metrics = evaluate(model)
+        self.dense_metrics = self.evaluate(model)
         self._evaluator = CandidateEvaluator(
             self.network,
-            evaluate,
-            importance=ReconstructionImportance(calibration),
-            calibration=calibration,
+            self.evaluate,
+            importance=ReconstructionImportance(self.calibration),
+            calibration=self.calibration,
         )
         self._notes = notes
         self._known: dict[str, dict[str, Any]] = {}
-        if notes.exists():
+        if notes is not None and notes.exists():
             lines = notes.read_text(encoding="utf-8").splitlines()
             self._known = {line["key"]: line for line in map(json.loads, lines)}
 
@@ -86,18 +85,22 @@ class Problem:
                 "seconds": round(seconds, 3),
             }
             self._known[candidate.key] = found
-            with self._notes.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+            if self._notes is not None:
+                with self._notes.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(found) + "\n")
         predicted = self.cost_model.predict(self.network.kernels.workloads([candidate]))[0]
         trial = Trial(number, candidate, predicted, metrics=found["metrics"], error=found["error"])
         return trial, float(found["seconds"])
 
 
-def search(problem: Problem, name: str, budget: Budget, trials: int, seed: int) -> dict[str, Any]:
-    """Run a searcher; best so far after each trial and the seconds spent until then."""
+def search(problem: Problem, name: str, macs: float, trials: int, seed: int) -> dict[str, Any]:
+    """Run a searcher: the best candidate, and best so far and seconds spent after each trial."""
+    dense = problem.cost_model.predict(
+        problem.network.kernels.workloads([problem.network.kernels.dense])
+    )[0]
     context = SearchContext(
         space=problem.space,
-        budget=budget,
+        budget=Budget(macs=f"{macs}x").absolute(dense),
         cost_model=problem.cost_model,
         trials=trials,
         seed=seed,
@@ -121,8 +124,14 @@ def search(problem: Problem, name: str, budget: Budget, trials: int, seed: int) 
         own += time.process_time() - begun
         done.append(trial)
         seconds.append(own + spent)
-    best = best_so_far(done)
-    return {"searcher": name, "seed": seed, "best": best, "seconds": seconds, "own_s": own}
+    return {
+        "searcher": name,
+        "seed": seed,
+        "best": best_so_far(done),
+        "seconds": seconds,
+        "own_s": own,
+        "candidate": max(done, key=lambda trial: trial.score("accuracy")).candidate,
+    }
 
 
 def filled(values: Sequence[float], count: int) -> np.ndarray:
@@ -198,10 +207,6 @@ def main() -> None:
     problem = Problem(
         options.network, options.subset, options.space, options.out / f"evaluations-{about}.jsonl"
     )
-    dense = problem.cost_model.predict(
-        problem.network.kernels.workloads([problem.network.kernels.dense])
-    )[0]
-    budget = Budget(macs=f"{options.macs}x").absolute(dense)
     accuracy = 100 * problem.dense_metrics["accuracy"]
     title = (
         f"{options.network} at {options.macs:g} x MACs, before fine-tuning, {options.seeds} seeds "
@@ -210,10 +215,12 @@ def main() -> None:
     runs = []
     for seed in range(options.seeds):
         for name in options.searchers.split(","):
-            run = search(problem, name, budget, options.trials, seed)
+            run = search(problem, name, options.macs, options.trials, seed)
             runs.append(run)
             print(f"{name} seed {seed}: {100 * run['best'][-1]:.2f}", flush=True)
-            (options.out / f"{about}.json").write_text(json.dumps(runs), encoding="utf-8")
+            (options.out / f"{about}.json").write_text(
+                json.dumps(runs, default=dict), encoding="utf-8"
+            )
             picture(runs, options.trials, title, options.out / f"{about}.png")
     Console(width=120).print(table(runs, options.trials, title))
 
