@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+#: What a node is told by which layer it came from, before a network is turned into another
+#: precision and its weights stand behind casts.
+STAMP = "autoprune.layer"
+
+#: What onnxruntime puts after the name of a node that it wrote anew.
+_NUMBER = re.compile(r"_token_\d+$")
+
+
+def stamp(graph: Any) -> None:
+    """Give every node of an `onnx.GraphProto` a name of its own, and the layer it came from."""
+    taken = {node.name for node in graph.node}
+    seen: set[str] = set()
+    for number, node in enumerate(graph.node):
+        layer = layer_of(node)
+        if not node.name or node.name in seen:
+            name = f"{node.name or node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+        taken.add(node.name)
+        seen.add(node.name)
+        entry = node.metadata_props.add()
+        entry.key, entry.value = STAMP, layer
 
 
 def layer_of(node: Any) -> str:
     """The layer that an ONNX node came from.
 
     Args:
-        node: an `onnx.NodeProto` as `torch.onnx.export` writes them.
+        node: an `onnx.NodeProto` as `torch.onnx.export` writes them, or as `stamp` left it.
 
     Returns:
         The dotted path of the module whose weights it reads, where it reads any; else the name
         of the graph node it came from ("relu_3"); else the ONNX node's own name.
     """
+    for entry in node.metadata_props:
+        if entry.key == STAMP:
+            return str(entry.value)
     for name in node.input:
         path, _, leaf = name.rpartition(".")
         if path and leaf in ("weight", "in_proj_weight"):
@@ -76,6 +104,7 @@ class _Graph:
 
     def __init__(self, graph: Any) -> None:
         self.makers = {output: node for node in graph.node for output in node.output}
+        self.named = {node.name: str(node.output[0]) for node in graph.node if node.name}
         self.readers: dict[str, list[Any]] = {}
         for node in graph.node:
             for name in node.input:
@@ -87,7 +116,8 @@ class _Graph:
             return output
         tensor = str(node.name).removesuffix("_nchwc")
         if tensor not in self.makers:
-            return ""
+            # A node whose tensor was renamed keeps its own name, but for a number.
+            return self.named.get(_NUMBER.sub("", str(node.name)), "")
         # A blocked convolution is named after its own output; what it adds (its fourth input)
         # and its activation were fused into it without renaming it.
         if len(node.input) == 4:

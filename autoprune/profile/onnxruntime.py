@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,18 +11,16 @@ from typing import Any
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile.chunks import measure_in_chunks, reference_failed
-from autoprune.profile.cpu import cpu
-from autoprune.profile.measuring import measure_interleaved, timed
+from autoprune.profile import onnxruntime_providers as providers
+from autoprune.profile.chunks import measure_in_chunks
+from autoprune.profile.loading import load_and_measure
+from autoprune.profile.measuring import Runner, timed
+from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.onnxruntime_kernels import profile_kernels
+from autoprune.profile.onnxruntime_sessions import LEVELS, Sessions
 
-#: Graph optimisation levels by name → onnxruntime's name of them.
-LEVELS: Mapping[str, str] = {
-    "all": "ORT_ENABLE_ALL",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "basic": "ORT_ENABLE_BASIC",
-    "disabled": "ORT_DISABLE_ALL",
-}
+#: What networks can be measured in.
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def _import() -> ModuleType:
@@ -41,18 +40,29 @@ class OnnxRuntimeProfiler:
     One forward pass is timed with its inputs bound beforehand. With one thread on the CPU
     provider it is the thread's CPU time that counts: on a shared machine the minimum of the wall
     time of a 10 ms run is off by tens of percent when other processes take turns on the core,
-    its CPU time is not. With more threads it is the wall time.
+    its CPU time is not. With more threads it is the wall time. On NVIDIA's providers inputs and
+    outputs stay on the GPU.
+
+    In fp16, networks are converted with their inputs and outputs in 32 bits. The CPU provider has
+    few 16-bit kernels: for the others onnxruntime computes in 32 bits between casts, so there
+    fp16 is no faster than fp32. In int8 they are quantised by onnxruntime's own quantiser
+    (QDQ, symmetric, a scale for each output channel). The dense network is treated alike.
 
     Args:
         threads: intra-op threads, at least 1; inter-op is always 1 (sequential execution).
         provider: execution provider: "cpu", "cuda", ..., or onnxruntime's own name of it.
-        precision: what the networks compute in; the networks are run as they are, so only
-            "fp32" is taken.
+        precision: what the networks compute in: "fp32", "fp16" or "int8".
         graph_optimization: "all", "extended", "basic" or "disabled".
+        provider_options: of the provider: a mapping, or "name:value,name:value".
+        cpu_fallback: whether nodes that the provider can't run may run on the CPU; they are told
+            in the measurements' notes. Without it such a network is an error.
+        calibration: for int8 alone: batches of inputs, or an .npz file with an array for each
+            input; by default the example inputs, which do for latency.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        ProfilerError: a setting is wrong, or the provider is not in this build of onnxruntime.
+        ProfilerError: a setting is wrong, or the provider is not in this build of onnxruntime, or
+            what it runs on is not here.
     """
 
     def __init__(
@@ -61,6 +71,9 @@ class OnnxRuntimeProfiler:
         provider: str = "cpu",
         precision: str = "fp32",
         graph_optimization: str = "all",
+        provider_options: Mapping[str, Any] | str = "",
+        cpu_fallback: bool = True,
+        calibration: object = None,
     ) -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
@@ -74,33 +87,40 @@ class OnnxRuntimeProfiler:
             raise ProfilerError(
                 f"graph_optimization must be one of {', '.join(LEVELS)}; got {graph_optimization!r}"
             )
-        if precision != "fp32":
+        if precision not in PRECISIONS:
             raise ProfilerError(
-                f'precision must be "fp32" (networks are run as they are); got {precision!r}'
+                f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}"
             )
-        self._ort = _import()
-        self._provider = _provider(provider, self._ort.get_available_providers())
-        self._threads = threads
-        self._level = graph_optimization
-        name, details = cpu()
-        short = self._provider.removesuffix("ExecutionProvider").lower()
+        ort = _import()
+        found = providers.find(provider, ort.get_available_providers())
+        if not cpu_fallback and found == providers.CPU:
+            raise ProfilerError("cpu_fallback must be left out where the provider is the CPU's")
+        given = providers.parse_options(provider_options)
+        self._sessions = Sessions(ort, found, given, threads, graph_optimization, cpu_fallback)
+        self._converter = Converter(precision, calibration=calibration, quantizer="onnxruntime")
+        self._placements: dict[str, str] = {}
+        self._cpu_time = threads == 1 and found == providers.CPU
+        name, details = providers.runs_on(found, given)
+        settings = dict(sorted(given.items()))
+        if graph_optimization != "all":
+            settings["graph_optimization"] = graph_optimization
+        if precision == "fp16" and found == providers.CPU:
+            details = {**details, "fp16": "32-bit kernels between casts, but for a few ops"}
         self._device = DeviceSpec(
             name=name,
             runtime="onnxruntime",
-            runtime_version=str(self._ort.__version__),
-            provider=short,
+            runtime_version=str(ort.__version__),
+            provider=providers.short(found),
             precision=precision,
             threads=threads,
             details={
                 **details,
+                **self._converter.details,
                 "graph_optimization": graph_optimization,
                 "clock": "thread CPU time" if self._cpu_time else "wall",
             },
+            settings=settings,
         )
-
-    @property
-    def _cpu_time(self) -> bool:
-        return self._threads == 1 and self._provider == "CPUExecutionProvider"
 
     @property
     def device(self) -> DeviceSpec:
@@ -128,83 +148,42 @@ class OnnxRuntimeProfiler:
     def _measure_chunk(
         self, artifacts: list[Artifact], protocol: MeasuringProtocol
     ) -> list[Measurement]:
-        measurements = self._time(artifacts, protocol)
+        ready, errors = converted(self._converter, artifacts)
+        note = self._placement(ready[0], errors)
+        measurements = load_and_measure("onnxruntime", self._load, ready, protocol, errors)
         if protocol.kernels and measurements[0].ok:
             good = [i for i, m in enumerate(measurements) if m.ok]
             profiled = profile_kernels(
-                self._options,
-                lambda artifact, options: self._runner(artifact, options),
-                [artifacts[i] for i in good],
+                self._sessions.options,
+                self._sessions.make,
+                [ready[i] for i in good],
                 [measurements[i].latency_ms for i in good],
                 protocol,
+                optimised_graph=self._sessions.provider in providers.KEEP_GRAPH,
             )
             for i, kernels in zip(good, profiled, strict=True):
                 if isinstance(kernels, str):
                     measurements[i] = Measurement(artifacts[i].key, error=kernels)
                 else:
                     measurements[i] = replace(measurements[i], kernels=kernels)
+        if note:
+            measurements = [replace(m, notes=(*m.notes, note)) for m in measurements]
         return measurements
 
-    def _time(self, artifacts: list[Artifact], protocol: MeasuringProtocol) -> list[Measurement]:
-        """Load all, and time those that load."""
-        runners, errors = [], {}
-        for index, artifact in enumerate(artifacts):
+    def _load(self, artifact: Artifact) -> Runner:
+        _, run = self._sessions.make(artifact, self._sessions.options())
+        run()
+        return timed(run, cpu_time=self._cpu_time)
+
+    def _placement(self, reference: Artifact, errors: dict[int, str]) -> str:
+        """Which of the reference's nodes run on the CPU; an error where all do."""
+        if self._sessions.provider == providers.CPU or 0 in errors:
+            return ""
+        key = hashlib.sha256(reference.onnx).hexdigest()
+        if key not in self._placements:
             try:
-                _, run = self._runner(artifact, self._options())
-                run()
-            except Exception as error:  # whatever the runtime raises belongs to this artifact
-                errors[index] = f"onnxruntime can't run it: {type(error).__name__}: {error}"
-                if index == 0:
-                    break
-            else:
-                runners.append((index, timed(run, cpu_time=self._cpu_time)))
-        if 0 in errors:
-            return reference_failed(artifacts, errors[0])
-        timings = measure_interleaved(
-            [artifacts[i].key for i, _ in runners], [runner for _, runner in runners], protocol
-        )
-        measured = {i: m for (i, _), m in zip(runners, timings, strict=True)}
-        return [
-            measured[i] if i in measured else Measurement(a.key, error=errors[i])
-            for i, a in enumerate(artifacts)
-        ]
-
-    def _options(self) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = getattr(
-            self._ort.GraphOptimizationLevel, LEVELS[self._level]
-        )
-        options.log_severity_level = 4  # fatal only: an error is reported as a value
-        return options
-
-    def _runner(self, artifact: Artifact, options: Any) -> tuple[Any, Any]:
-        """A session and a function that runs it once, with inputs and outputs bound."""
-        session = self._ort.InferenceSession(artifact.onnx, options, providers=[self._provider])
-        wanted = {i.name for i in session.get_inputs()}
-        if wanted != set(artifact.inputs):
-            raise ProfilerError(
-                f"its inputs must be {sorted(wanted)}, got arrays for {sorted(artifact.inputs)}"
-            )
-        binding = session.io_binding()
-        for name, array in artifact.inputs.items():
-            binding.bind_cpu_input(name, array)
-        for output in session.get_outputs():
-            binding.bind_output(output.name)
-        return session, lambda: session.run_with_iobinding(binding)
-
-
-def _provider(name: str, available: Sequence[str]) -> str:
-    """onnxruntime's name of an execution provider."""
-    wanted = name.lower().removesuffix("executionprovider")
-    for candidate in available:
-        if candidate.lower().removesuffix("executionprovider") == wanted:
-            return candidate
-    short = sorted(p.removesuffix("ExecutionProvider").lower() for p in available)
-    raise ProfilerError(
-        f"provider must be one of {', '.join(short)} (what this onnxruntime was built with); got "
-        f"{name!r}. Other providers come with other packages: onnxruntime-gpu (cuda, tensorrt), "
-        "onnxruntime-openvino, onnxruntime-directml; install one of them instead of onnxruntime"
-    )
+                self._placements[key] = self._sessions.on_the_cpu(reference)
+            except Exception as error:  # whatever the runtime raises belongs to this network
+                errors[0] = f"onnxruntime can't run it: {type(error).__name__}: {error}"
+                return ""
+        return self._placements[key]

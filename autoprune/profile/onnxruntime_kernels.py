@@ -115,6 +115,8 @@ def profile_kernels(
     artifacts: Sequence[Artifact],
     latencies_ms: Sequence[float],
     protocol: MeasuringProtocol,
+    *,
+    optimised_graph: bool = True,
 ) -> list[tuple[KernelTime, ...] | str]:
     """Profile networks' nodes, the first one before and after each of the others.
 
@@ -125,6 +127,8 @@ def profile_kernels(
         latencies_ms: of each, measured without profiling; the first one is what the reference's
             kernels are scaled to, and with it all others.
         protocol: `warmup` and `seed` count.
+        optimised_graph: whether the provider lets onnxruntime write down the graph it runs, from
+            which a node's layers are known.
 
     Returns:
         For each, its kernels in the order of execution, or why there are none.
@@ -136,9 +140,11 @@ def profile_kernels(
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder) / f"profile-{number}")
             optimised = Path(folder) / f"optimised-{number}.onnx"
-            settings.optimized_model_filepath = str(optimised)
+            if optimised_graph:
+                settings.optimized_model_filepath = str(optimised)
             profiled.append(_Profiled(artifact, *make(artifact, settings)))
-            layers.append(FusedLayers.of(artifact.onnx, optimised))
+            known = FusedLayers.of(artifact.onnx, optimised) if optimised_graph else FusedLayers({})
+            layers.append(known)
             optimised.unlink(missing_ok=True)
         visits = _run_rounds(profiled, latencies_ms, protocol)
         try:
@@ -216,3 +222,24 @@ def _kernels(
         )
         for node, time in zip(nodes, times_ms, strict=True)
     )
+
+
+def nodes_run(
+    make: Callable[[Any], tuple[Any, Callable[[], object]]], options: Any
+) -> dict[Node, Mapping[str, Any]]:
+    """The nodes of one run and their arguments, as onnxruntime's profile tells them.
+
+    Args:
+        make: makes a session, and a function that runs it once, of options.
+        options: session options.
+
+    Raises:
+        OSError: the profile can't be read.
+        ValueError: likewise.
+    """
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "nodes")
+        session, run = make(options)
+        run()
+        return parse_profile(Path(session.end_profiling()).read_text(encoding="utf-8"))[1]

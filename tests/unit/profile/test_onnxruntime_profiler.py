@@ -5,7 +5,7 @@ import pytest
 
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import chunks
+from autoprune.profile import chunks, onnxruntime_providers
 from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.profile.onnxruntime_kernels import parse_profile
@@ -22,7 +22,10 @@ def test_the_device_is_told_in_full():
     assert device.details["graph_optimization"] == "basic"
     assert device.details["clock"] == "wall"
     assert OnnxRuntimeProfiler().device.details["clock"] == "thread CPU time"
-    assert device.differences(OnnxRuntimeProfiler().device) == {"threads": (2, 1)}
+    assert device.differences(OnnxRuntimeProfiler().device) == {
+        "threads": (2, 1),
+        "graph_optimization": ("basic", "the default"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -31,7 +34,10 @@ def test_the_device_is_told_in_full():
         ({"threads": 0}, "at least 1, got 0"),
         ({"threads": True}, "integer"),
         ({"provider": "tpu"}, "onnxruntime-gpu"),
-        ({"precision": "fp16"}, "fp32"),
+        ({"precision": "int4"}, "fp32, fp16, int8; got 'int4'"),
+        ({"provider": "cuda"}, "pip install onnxruntime-gpu"),
+        ({"cpu_fallback": False}, "must be left out"),
+        ({"provider_options": "device_id"}, "name:value,name:value"),
         ({"graph_optimization": "most"}, "all, extended, basic, disabled"),
     ],
 )
@@ -118,3 +124,72 @@ def test_cpu_name_with_a_model_number_is_kept_tidied():
     assert parse_cpuinfo("CPU implementer : 0x41\nCPU part : 0xd0c\n")[0] == (
         "ARM implementer 0x41 part 0xd0c"
     )
+
+
+SHORT = MeasuringProtocol(runs=1, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
+
+
+def test_in_int8_convolutions_run_in_int8_and_tell_their_layers():
+    profiler = OnnxRuntimeProfiler(precision="int8")
+    assert profiler.device.precision == "int8"
+    assert profiler.device.details["calibrated_on"] == "the example inputs"
+    artifacts = [conv_artifact("dense", 32, 3), conv_artifact("pruned", 8, 3)]
+    for measurement in profiler.measure(artifacts, SHORT):
+        assert measurement.ok
+        convolutions = [k for k in measurement.kernels if k.op == "QLinearConv"]
+        covered = [layer for k in convolutions for layer in k.layers]
+        assert [c for c in covered if c in ("conv0", "conv1", "conv2")] == [
+            "conv0",
+            "conv1",
+            "conv2",
+        ]
+
+
+def test_in_fp16_the_networks_are_converted_and_it_says_what_the_cpu_does():
+    profiler = OnnxRuntimeProfiler(precision="fp16")
+    assert "between casts" in profiler.device.details["fp16"]
+    (measurement,) = profiler.measure([conv_artifact("dense", 16, 2)], SHORT)
+    assert measurement.ok
+    assert any(k.op == "Cast" for k in measurement.kernels)
+    assert {"conv0", "conv1"} <= {layer for k in measurement.kernels for layer in k.layers}
+
+
+def test_a_network_that_can_not_be_converted_is_an_error_of_its_own():
+    good = conv_artifact("good", 8)
+    results = OnnxRuntimeProfiler(precision="int8").measure(
+        [good, Artifact("rubbish", b"no ONNX", good.inputs)], QUICK
+    )
+    assert results[0].ok
+    assert "can't be turned into int8" in results[1].error
+
+
+def test_a_provider_that_leaves_all_to_the_cpu_is_refused():
+    # The Azure provider takes no ops of its own: what silently falls back looks like this.
+    pytest.importorskip("onnxruntime")
+    profiler = OnnxRuntimeProfiler(provider="azure")
+    first, second = profiler.measure([conv_artifact("a", 8), conv_artifact("b", 8)], QUICK)
+    assert "every node of it runs on the CPU" in first.error
+    assert "no figure" in second.error
+    strict = OnnxRuntimeProfiler(provider="azure", cpu_fallback=False)
+    assert "can't run it" in strict.measure([conv_artifact("a", 8)], QUICK)[0].error
+
+
+def test_nodes_that_run_on_the_cpu_are_noted(monkeypatch):
+    counts = {"CPUExecutionProvider": ["a", "b"], "AzureExecutionProvider": ["c", "d", "e"]}
+    monkeypatch.setattr(onnxruntime_providers, "node_counts", lambda profile: counts)
+    (measurement,) = OnnxRuntimeProfiler(provider="azure").measure([conv_artifact("a", 8)], QUICK)
+    assert measurement.notes[-1].startswith("2 of 5 nodes run on the CPU instead of Azure")
+
+
+def test_a_provider_whose_libraries_are_missing_is_refused(monkeypatch):
+    profiler = OnnxRuntimeProfiler(provider="azure")
+    session = type("Session", (), {"get_providers": lambda self: ["CPUExecutionProvider"]})
+    monkeypatch.setattr(profiler._sessions.ort, "InferenceSession", lambda *a, **k: session())
+    (measurement,) = profiler.measure([conv_artifact("a", 8)], QUICK)
+    assert "fell back to CPUExecutionProvider" in measurement.error
+
+
+def test_provider_options_are_part_of_the_device():
+    given = OnnxRuntimeProfiler(provider_options="use_arena:1").device
+    assert given.settings == {"use_arena": "1"}
+    assert given != OnnxRuntimeProfiler().device

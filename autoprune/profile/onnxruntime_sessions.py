@@ -1,0 +1,113 @@
+"""onnxruntime's sessions: made, bound to their inputs, and asked where their nodes run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from autoprune.core.device import Artifact
+from autoprune.core.errors import ProfilerError
+from autoprune.profile import onnxruntime_providers as providers
+from autoprune.profile.onnxruntime_kernels import nodes_run
+
+#: Graph optimisation levels by name → onnxruntime's name of them.
+LEVELS: Mapping[str, str] = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "disabled": "ORT_DISABLE_ALL",
+}
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """How sessions are made.
+
+    Attributes:
+        ort: the module onnxruntime.
+        provider: onnxruntime's name of the execution provider.
+        provider_options: of the provider.
+        threads: intra-op threads.
+        level: a name in `LEVELS`.
+        fallback: whether nodes that the provider can't run may run on the CPU.
+    """
+
+    ort: ModuleType
+    provider: str
+    provider_options: Mapping[str, str]
+    threads: int
+    level: str
+    fallback: bool
+
+    def options(self) -> Any:
+        """New session options."""
+        options = self.ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self.ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = getattr(
+            self.ort.GraphOptimizationLevel, LEVELS[self.level]
+        )
+        options.log_severity_level = 4  # fatal only: an error is reported as a value
+        if not self.fallback:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def make(self, artifact: Artifact, options: Any) -> tuple[Any, Callable[[], object]]:
+        """A session and a function that runs it once, with inputs and outputs bound.
+
+        Raises:
+            ProfilerError: the provider could not be set up, or other inputs are wanted.
+        """
+        session = self.ort.InferenceSession(
+            artifact.onnx, options, providers=[(self.provider, dict(self.provider_options))]
+        )
+        if session.get_providers()[0] != self.provider:
+            raise ProfilerError(
+                f"it must run on {self.provider}, onnxruntime fell back to "
+                f"{session.get_providers()[0]}: the libraries that the provider needs are missing "
+                "or of another version; see its page in onnxruntime's documentation"
+            )
+        wanted = {i.name for i in session.get_inputs()}
+        if wanted != set(artifact.inputs):
+            raise ProfilerError(
+                f"its inputs must be {sorted(wanted)}, got arrays for {sorted(artifact.inputs)}"
+            )
+        binding = session.io_binding()
+        on_gpu = self.provider in providers.NVIDIA
+        index = int(self.provider_options.get("device_id", 0))
+        for name, array in artifact.inputs.items():
+            if on_gpu:
+                value = self.ort.OrtValue.ortvalue_from_numpy(array, "cuda", index)
+                binding.bind_ortvalue_input(name, value)
+            else:
+                binding.bind_cpu_input(name, array)
+        for output in session.get_outputs():
+            if on_gpu:
+                binding.bind_output(output.name, "cuda", index)
+            else:
+                binding.bind_output(output.name)
+        return session, lambda: session.run_with_iobinding(binding)
+
+    def on_the_cpu(self, artifact: Artifact) -> str:
+        """Which nodes of a network run on the CPU, in words; "" where none does.
+
+        Raises:
+            ProfilerError: all of them do, so that the provider is not measured.
+        """
+        placed = providers.node_counts(
+            nodes_run(lambda options: self.make(artifact, options), self.options())
+        )
+        left = placed.get(providers.CPU, [])
+        total = sum(map(len, placed.values()))
+        if left and len(left) == total:
+            raise ProfilerError(
+                f"every node of it runs on the CPU, none on {self.provider}: the provider takes "
+                "none of its ops"
+            )
+        if not left:
+            return ""
+        shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        return f"{len(left)} of {total} nodes run on the CPU instead of {self.provider}: {shown}"
