@@ -51,8 +51,8 @@ class Combined(CostModel):
         return costs
 
     def narrowed(self, metrics: Collection[str]) -> CostModel:
-        """The models that predict any of these metrics."""
-        wanted = [model for model in self.models if set(metrics) & set(model.metrics)]
+        """The models that predict any of these metrics, narrowed themselves."""
+        wanted = [m.narrowed(metrics) for m in self.models if set(metrics) & set(m.metrics)]
         return Combined(*wanted) if wanted else self
 
     def update(self, workloads: Workloads, measurements: Sequence[Measurement]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import TableError, TableFormatError, TableMismatchError
 from autoprune.core.files import write_atomically
+from autoprune.cost.energy import ReferenceEnergy
 from autoprune.cost.layout import Layout
 from autoprune.cost.records import Observation
 
@@ -32,6 +33,7 @@ _UNITS = {
     "reference_ms, samples_ms, kernel_ms": "milliseconds for one forward pass of the batch",
     "ratio, std": "of the candidate's latency to the reference's, measured beside it",
     "energy_mj": "millijoules for one forward pass of the batch",
+    "energy_ratio, energy_std": "of the candidate's energy to the reference's, beside it",
     "macs": "multiply-accumulates per product of the channel counts, whole batch",
 }
 _OPTION = {
@@ -65,6 +67,7 @@ def _lines(table: LatencyTable) -> Iterator[str]:
         "device": asdict(table.device),
         "reference_ms": table.reference_ms,
         "reference_network": table.reference.fingerprint,
+        **({"reference_energy": asdict(table.reference_energy)} if table.reference_energy else {}),
         "units": _UNITS,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "autoprune_version": _version(),
@@ -87,6 +90,8 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
         if device is not None:
             refuse_other(spec, device, str(path))
         table = LatencyTable(spec, float(header["reference_ms"]), header.get("info", {}))
+        if "reference_energy" in header:
+            table.reference_energy = ReferenceEnergy.from_dict(header["reference_energy"])
         names: dict[str, str] = {}
         for line in map(json.loads, lines):
             if line["kind"] == "network":
@@ -98,6 +103,8 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
                 table.observations.append(Observation.from_dict({**line, "network": network}))
             else:
                 raise ValueError(f"unknown kind of line {line['kind']!r}")
+        if table.reference_energy is None:
+            table.reference_energy = ReferenceEnergy.of_old(table)
     except (KeyError, TypeError, ValueError) as error:
         raise TableFormatError(
             f"latency table {path} must hold a header, networks and candidates as autoprune writes "

@@ -32,6 +32,8 @@ class Observation:
         kernel_ms: each kernel's own time in ms, in the layout's order; () where not profiled.
         energy_mj: for one forward pass, or None.
         origin: "build" (fitted), "check" (held out, then fitted too) or "verified" (a search's).
+        energy_ratio: energy over the reference's, measured beside it, or None.
+        energy_std: standard deviation of that ratio, or None.
     """
 
     network: str
@@ -43,6 +45,8 @@ class Observation:
     kernel_ms: tuple[float, ...] = ()
     energy_mj: float | None = None
     origin: str = field(default="build")
+    energy_ratio: float | None = None
+    energy_std: float | None = None
 
     @classmethod
     def of(cls, layout: Layout, kept: Ints, measurement: Measurement, origin: str) -> Observation:
@@ -61,6 +65,7 @@ class Observation:
             times,
             measurement.energy_mj,
             origin,
+            *energy_ratio_of(measurement),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +80,8 @@ class Observation:
             "reference_ms": list(self.reference_ms),
             "kernel_ms": list(self.kernel_ms),
             "energy_mj": self.energy_mj,
+            "energy_ratio": self.energy_ratio,
+            "energy_std": self.energy_std,
         }
         return {
             k: v for k, v in data.items() if v is not None and not (isinstance(v, list) and not v)
@@ -91,9 +98,26 @@ class Observation:
             tuple(float(s) for s in data.get("samples_ms", ())),
             tuple(float(s) for s in data.get("reference_ms", ())),
             tuple(float(s) for s in data.get("kernel_ms", ())),
-            None if data.get("energy_mj") is None else float(data["energy_mj"]),
+            _number(data.get("energy_mj")),
             str(data["origin"]),
+            _number(data.get("energy_ratio")),
+            _number(data.get("energy_std")),
         )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def energy_ratio_of(measurement: Measurement) -> tuple[float | None, float | None]:
+    """A measurement's energy ratio and its standard deviation, each None where it is not told."""
+    ratio, interval = measurement.energy_ratio, measurement.energy_ratio_interval
+    if ratio is None or interval is None:
+        return ratio, None
+    low, high = interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ratio, None
+    return ratio, max((high - low) / (2 * 1.96), _LEAST * ratio)
 
 
 def usable(measurement: Measurement) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from autoprune.core.errors import CandidateError, TableError
 from autoprune.core.workload import Ints, KernelGraph, Workloads
 from autoprune.cost.base import CostModel
 from autoprune.cost.endtoend import EndToEnd, Points
+from autoprune.cost.energy import (
+    EnergyFit,
+    LatencyAlone,
+    ReferenceEnergy,
+    fit_energy,
+    tells_energy,
+)
 from autoprune.cost.kernels import SOURCES, KernelModel, KernelSums
 from autoprune.cost.layout import Layout
 from autoprune.cost.plateaus import right_edges, thin
@@ -33,6 +41,7 @@ class _Fit:
 
     kernels: KernelModel | WorkModel
     whole: EndToEnd
+    energy: Callable[[], EnergyFit | None]
     numbers: dict[str, int]
     usual_variance: float
 
@@ -42,7 +51,8 @@ class LatencyTable(CostModel):
 
     Holds candidates of one or more networks as they were measured: each one's latency ratio to
     the dense reference network, run beside it, and where the runtime tells them its kernels'
-    times. `latency_ms` is the predicted ratio times `reference_ms`.
+    times. `latency_ms` is the predicted ratio times `reference_ms`; where the device told energy,
+    `energy_mj` is predicted likewise.
 
     Args:
         device: what it was measured on.
@@ -63,6 +73,8 @@ class LatencyTable(CostModel):
         self.device = device
         self.reference_ms = float(reference_ms)
         self.info: dict[str, Any] = dict(info or {})
+        #: The reference's energy when the table was built; None where the device told none.
+        self.reference_energy: ReferenceEnergy | None = None
         self.layouts: dict[str, Layout] = {}
         self.observations: list[Observation] = []
         self._known: weakref.WeakKeyDictionary[KernelGraph, Layout] = weakref.WeakKeyDictionary()
@@ -71,8 +83,13 @@ class LatencyTable(CostModel):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Latency alone."""
-        return ("latency_ms",)
+        """Latency, and energy where enough candidates tell it."""
+        energy = tells_energy(self.observations, self.reference_energy)
+        return ("latency_ms", "energy_mj") if energy else ("latency_ms",)
+
+    def narrowed(self, metrics: Collection[str]) -> CostModel:
+        """Without energy, where that is not asked for."""
+        return self if "energy_mj" in metrics else LatencyAlone(self)
 
     @property
     def reference(self) -> Layout:
@@ -127,6 +144,9 @@ class LatencyTable(CostModel):
         if taken:
             self.layouts.setdefault(layout.fingerprint, layout)
             new = [Observation.of(layout, k, m, origin) for k, m in taken]
+            for observation, (_, measurement) in zip(new, taken, strict=True):
+                if self.reference_energy is None and self._is_reference(observation):
+                    self.reference_energy = ReferenceEnergy.of(measurement)
             self.observations += new
             self._fitted = None
             if any(o.kernel_ms for o in new):
@@ -138,12 +158,26 @@ class LatencyTable(CostModel):
         self.add(workloads, measurements, "verified")
 
     def predict(self, workloads: Workloads) -> Costs:
-        """`latency_ms` of N candidates with standard deviation and source.
+        """`latency_ms`, and `energy_mj` where known, with standard deviations and sources.
 
         Raises:
             TableError: nothing was measured yet.
         """
-        ratio, std, source = self.predict_ratio(self.layout(workloads.graph), workloads.kept)
+        layout = self.layout(workloads.graph)
+        fit = self._fit()
+        sums, points = self._points(fit, layout, workloads.kept)
+        latency = self._latency(*_ratio(fit, sums, points))
+        energy = fit.energy()
+        if energy is None or self.reference_energy is None:
+            return latency
+        dense = self.reference_energy
+        return latency.merged(energy.predict(layout, workloads.kept, sums, points, dense))
+
+    def predict_latency(self, workloads: Workloads) -> Costs:
+        """`latency_ms` alone."""
+        return self._latency(*self.predict_ratio(self.layout(workloads.graph), workloads.kept))
+
+    def _latency(self, ratio: Floats, std: Floats, source: Ints) -> Costs:
         return Costs(
             {"latency_ms": ratio * self.reference_ms},
             {"latency_ms": std * self.reference_ms},
@@ -153,12 +187,14 @@ class LatencyTable(CostModel):
     def predict_ratio(self, layout: Layout, kept: Ints) -> tuple[Floats, Floats, Ints]:
         """Ratio to the reference, its standard deviation, index into `SOURCES`; each (N,)."""
         fit = self._fit()
+        return _ratio(fit, *self._points(fit, layout, kept))
+
+    def _points(self, fit: _Fit, layout: Layout, kept: Ints) -> tuple[KernelSums, Points]:
+        """Candidates as the end-to-end models see them."""
         sums = fit.kernels.predict(layout, kept)
         number = fit.numbers.get(layout.fingerprint, len(fit.numbers))
-        mean, std = fit.whole.predict(_points(sums, number, kept / layout.units))
-        excess = np.maximum(sums.variance - fit.usual_variance, 0.0)
-        floor = 0.02 if not fit.numbers else 0.2 * float(np.sqrt(max(fit.usual_variance, 1e-8)))
-        return np.maximum(mean, floor), np.sqrt(std**2 + excess), sums.source
+        numbers = np.full(len(kept), number, dtype=np.intp)
+        return sums, Points(sums.parts, numbers, list(kept / layout.units))
 
     def plateau_edges(
         self,
@@ -270,13 +306,22 @@ class LatencyTable(CostModel):
             variance.append(float(dense.variance[0]))
             ratio.append(1.0)
             noise.append(0.001)
-        whole = EndToEnd(
-            Points(np.stack(parts), np.array(network, dtype=np.intp), fraction),
-            np.array(ratio),
-            np.array(noise),
-            factor=0.1 if timed else 1.0,
+        points = Points(np.stack(parts), np.array(network, dtype=np.intp), fraction)
+        whole = EndToEnd(points, np.array(ratio), np.array(noise), factor=0.1 if timed else 1.0)
+        usual = float(np.median(variance))
+        energy = cache(
+            partial(
+                fit_energy,
+                observed,
+                own,
+                self.layouts,
+                points,
+                self.reference_energy,
+                timed=timed,
+                usual_variance=usual,
+            )
         )
-        return _Fit(kernels, whole, numbers, float(np.median(variance)))
+        return _Fit(kernels, whole, energy, numbers, usual)
 
     def _timed_kernels(self) -> KernelModel:
         """The kernel model, fitted anew only when kernels were timed since."""
@@ -303,5 +348,8 @@ class LatencyTable(CostModel):
         )
 
 
-def _points(sums: KernelSums, number: int, kept: Floats) -> Points:
-    return Points(sums.parts, np.full(len(kept), number, dtype=np.intp), list(kept))
+def _ratio(fit: _Fit, sums: KernelSums, points: Points) -> tuple[Floats, Floats, Ints]:
+    mean, std = fit.whole.predict(points)
+    excess = np.maximum(sums.variance - fit.usual_variance, 0.0)
+    floor = 0.02 if not fit.numbers else 0.2 * float(np.sqrt(max(fit.usual_variance, 1e-8)))
+    return np.maximum(mean, floor), np.sqrt(std**2 + excess), sums.source
