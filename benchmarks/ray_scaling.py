@@ -32,8 +32,9 @@ from autoprune.core.candidate import Candidate
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.evaluate import Outcome
 from autoprune.evaluate.base import Work
-from autoprune.evaluate.ray import RayPool, Worker
+from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import connected
+from autoprune.evaluate.ray_worker import Worker
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.space import SearchSpace

@@ -12,43 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.core.candidate import Candidate
-from autoprune.core.errors import AutopruneError, ConfigError, EvaluationError, RunError
+from autoprune.core.errors import ConfigError, EvaluationError
 from autoprune.evaluate.base import EvaluatorPool, Outcome, Work
-from autoprune.evaluate.quiet import evaluating
-from autoprune.evaluate.ray_cluster import Cluster, Packed, actor_options, connected
+from autoprune.evaluate.packed import Packed
+from autoprune.evaluate.ray_cluster import Cluster, actor_options, connected
+from autoprune.evaluate.ray_worker import Worker
 
 #: Workers that may die in a row while they are made ready, for each worker asked for.
 STARTS = 3
-
-
-class Worker:
-    """What runs in a worker's process: made ready once, then asked for one candidate at a time."""
-
-    def __init__(self) -> None:
-        self._work: Work | None = None
-        self._entered: ExitStack | None = None
-
-    def prepare(self, packed: Packed) -> str | None:
-        """Make ready to evaluate; why that is not possible, or None."""
-        try:
-            self._work = packed.unpack()()
-        except AutopruneError as error:
-            return f"{type(error).__name__}: {error}"
-        return None
-
-    def enter(self) -> None:
-        """Wait until nothing is measured on this machine; held until `evaluate` is done."""
-        with ExitStack() as stack:
-            stack.enter_context(evaluating())
-            self._entered = stack.pop_all()
-
-    def evaluate(self, candidate: Candidate) -> Outcome:
-        """Evaluate one candidate; waits while something is measured on the same machine."""
-        if self._work is None:
-            return Outcome(error="the worker was not made ready")
-        entered, self._entered = self._entered, None
-        with entered or evaluating():
-            return self._work(candidate)
+#: Seconds after which a waiting driver looks whether the cluster is there, and after which lost
+#: workers are replaced.
+LOOK_S, SETTLE_S = 5.0, 0.5
 
 
 @dataclass
@@ -80,8 +54,8 @@ class RayPool(EvaluatorPool):
 
     A worker that dies (killed, out of memory, its node lost) is replaced, and the evaluation it
     was at is run again on another one, `retries` times at most; then it counts as failed. One that
-    takes longer than `timeout_s` is killed and dealt with in the same way. Finished evaluations
-    are never run again.
+    takes longer than `timeout_s` is killed and dealt with in the same way. A cluster whose head is
+    gone is waited for, ten minutes at most. Finished evaluations are never run again.
 
     In order of submission (`ordered`), the order of the outcomes depends on nothing but the number
     of workers: the same seed then gives the same trials however long each evaluation takes; a
@@ -134,13 +108,16 @@ class RayPool(EvaluatorPool):
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, _Running] = {}
         self._entering: dict[Any, _Running] = {}
+        self._lost_workers: list[Any] = []
+        self._lost_at = -math.inf
         self._failed_starts = 0
         with ExitStack() as stack:
             cpus = None if address is not None else self._own_cpus()
             self._cluster: Cluster = stack.enter_context(connected(address, cpus=cpus))
             self._cluster.require(self._resources)
             self._ray = self._cluster.ray
-            self._source = self._ray.put(Packed.of(source, "the evaluation"))
+            self._packed = Packed.of(source, "the evaluation")
+            self._source = self._ray.put(self._packed)
             stack.callback(self._kill_all)
             for _ in range(workers):
                 self._start()
@@ -168,7 +145,7 @@ class RayPool(EvaluatorPool):
 
         Raises:
             EvaluationError: the workers can't be made ready.
-            RunError: the cluster is gone.
+            RunError: the cluster is gone and does not come back.
         """
         while self._order:
             found = self._finished()
@@ -211,30 +188,69 @@ class RayPool(EvaluatorPool):
             self._running[running.actor.evaluate.remote(running.job.candidate)] = running
 
     def _wait(self) -> None:
-        """Until something happens: a worker is ready, done, dead or late."""
-        left = (
-            60.0  # A deadline is looked at again within a minute: sleeping machines' clocks jump.
-        )
+        """Until something happens: a worker is ready, done, dead or late; or for a moment."""
+        left = LOOK_S
         if self._timeout_s is not None:
             deadline = min((r.deadline for r in self._running.values()), default=math.inf)
             left = min(max(deadline - time.monotonic(), 0.0), left)
+        if self._lost_workers:
+            left = min(left, SETTLE_S)
         refs = [*self._running, *self._starting, *self._entering]
         try:
-            ready, others = self._ray.wait(refs, num_returns=1, timeout=left)
-            if ready and others:
-                # All that came meanwhile: one look at many is much cheaper than many looks.
-                more, _ = self._ray.wait(others, num_returns=len(others), timeout=0)
-                ready += more
-        except self._ray.exceptions.RaySystemError as error:
-            raise self._gone(error) from error
-        for ref in ready:
-            if ref in self._running:
-                self._ended(ref)
-            elif ref in self._starting:
-                self._started(ref)
+            ready: list[Any] = []
+            if refs:
+                ready, others = self._ray.wait(refs, num_returns=1, timeout=left)
+                if ready and others:
+                    # All that came meanwhile: one look at many is cheaper than many looks.
+                    more, _ = self._ray.wait(others, num_returns=len(others), timeout=0)
+                    ready += more
             else:
-                self._entering.pop(ref).deadline = time.monotonic() + (self._timeout_s or 0)
-        self._end_late()
+                time.sleep(left)
+            for ref in ready:
+                self._came(ref)
+            self._end_late()
+            if self._cluster.away():
+                self._rejoin()
+            if self._lost_workers and time.monotonic() - self._lost_at >= SETTLE_S:
+                self._replace_workers()
+            if not self._running and not self._idle:
+                self._cluster.await_room(self._resources)
+        except (self._ray.exceptions.RaySystemError, ConnectionError):
+            self._rejoin()
+
+    def _came(self, ref: Any) -> None:
+        if ref in self._running:
+            self._ended(ref)
+        elif ref in self._starting:
+            self._started(ref)
+        else:
+            self._entering.pop(ref).deadline = time.monotonic() + (self._timeout_s or 0)
+
+    def _replace(self, actor: Any) -> None:
+        """Have a worker replaced, in a moment."""
+        if not self._lost_workers:
+            self._lost_at = time.monotonic()
+        self._lost_workers.append(actor)
+
+    def _replace_workers(self) -> None:
+        # Where a node or the whole cluster ends, its workers may be the first that are missed.
+        if self._cluster.away(now=True):
+            self._rejoin()
+            return
+        for actor in self._lost_workers:
+            self._kill(actor)
+            self._start()
+        self._lost_workers.clear()
+
+    def _rejoin(self) -> None:
+        """The cluster's head is gone: with a new one, begin what was under way again."""
+        under_way = [running.job for running in self._running.values()]
+        self._line.extendleft(reversed(under_way))
+        self._forget_workers()
+        self._cluster.rejoin()
+        self._source = self._ray.put(self._packed)
+        for _ in range(self._workers):
+            self._start()
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -254,7 +270,7 @@ class RayPool(EvaluatorPool):
                     f"{_cause(error)}. They may need more memory than there is: ask for fewer "
                     "workers, or give each resources such as {cpu: 1, memory_bytes: 4e9}"
                 ) from error
-            self._start()
+            self._replace(actor)
             return
         if problem is not None:
             raise EvaluationError(f"a worker can't be made ready: {problem}")
@@ -281,9 +297,8 @@ class RayPool(EvaluatorPool):
             self._lost(self._running.pop(ref), f"it took longer than {self._timeout_s:g} s")
 
     def _lost(self, running: _Running, why: str) -> None:
-        """Replace a worker; run what it was at again, or give that up."""
-        self._kill(running.actor)
-        self._start()
+        """Have a worker replaced; run what it was at again, or give that up."""
+        self._replace(running.actor)
         job = running.job
         job.lost += 1
         if job.lost > self._retries:
@@ -302,17 +317,15 @@ class RayPool(EvaluatorPool):
             *self._idle,
             *self._starting.values(),
             *(running.actor for running in self._running.values()),
+            *self._lost_workers,
         ):
             self._kill(actor)
-        self._idle.clear()
-        self._starting.clear()
-        self._running.clear()
+        self._forget_workers()
 
-    def _gone(self, error: BaseException) -> RunError:
-        return RunError(
-            f"the Ray cluster {self._cluster.address} is gone: {_cause(error)}. When it is there "
-            "again, resume the run: everything finished is kept"
-        )
+    def _forget_workers(self) -> None:
+        for known in (self._idle, self._starting, self._running, self._entering):
+            known.clear()
+        self._lost_workers.clear()
 
 
 def _cause(error: BaseException) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import socket
-import sys
-from collections.abc import Iterator, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from autoprune.core.errors import AutopruneError, ConfigError, MissingDependencyError, RunError
+from autoprune.core.errors import ConfigError, MissingDependencyError, RunError
 
 #: Seconds within which the head of a cluster must answer.
 ANSWER_S = 5.0
+#: Seconds between two looks whether the head is there, and for which it or a node may be away.
+LOOK_S, AWAY_S = 2.0, 600.0
 #: Of the object store of a Ray started here; the networks and batches of a search are small.
 STORE_BYTES = 512 * 2**20
 #: Ray's own names of resources; others are custom ones.
@@ -51,80 +52,7 @@ def import_ray() -> Any:
     return ray
 
 
-def pack(value: Any, what: str) -> bytes:
-    """Serialise an object for a process of our own; functions and classes of scripts come along.
-
-    Args:
-        value: the object.
-        what: it is, for messages.
-
-    Raises:
-        ConfigError: it can't be sent to another process.
-    """
-    dumps = import_ray().cloudpickle.dumps
-    try:
-        data: bytes = dumps(value)
-    except Exception as error:  # A user's object: its own __reduce__ may raise anything.
-        text = str(error).strip().splitlines()
-        raise ConfigError(
-            f"{what} can't be sent to workers: {text[0] if text else type(error).__name__}. What "
-            "it refers to must be picklable: open files, locks and connections inside `evaluate`, "
-            "or leave workers out"
-        ) from error
-    return data
-
-
-def unpack(data: bytes, what: str) -> Any:
-    """The inverse of `pack`. Only for bytes that come from a process of this run, never a file's.
-
-    Raises:
-        ConfigError: what it is made of can't be imported here.
-    """
-    try:
-        return pickle.loads(data)
-    except AutopruneError:
-        raise
-    except Exception as error:  # A user's object: what it imports may be missing on this node.
-        raise ConfigError(
-            f"{what} can't be unpacked on a worker: {type(error).__name__}: {error}. The modules "
-            "that it is made of must be importable on every node (python_path)"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Packed:
-    """An object on its way to another process, and where its modules are.
-
-    Attributes:
-        data: the object.
-        paths: the sender's module path, which the receiver's is extended by.
-        what: the object is, for messages.
-    """
-
-    data: bytes
-    paths: tuple[str, ...]
-    what: str
-
-    @classmethod
-    def of(cls, value: Any, what: str) -> Packed:
-        """Pack an object.
-
-        Raises:
-            ConfigError: it can't be sent to another process.
-        """
-        return cls(pack(value, what), tuple(path or str(Path.cwd()) for path in sys.path), what)
-
-    def unpack(self) -> Any:
-        """The object.
-
-        Raises:
-            ConfigError: what it is made of can't be imported here.
-        """
-        sys.path.extend(path for path in self.paths if path not in sys.path)
-        return unpack(self.data, self.what)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
     """A connection to Ray.
 
@@ -132,11 +60,58 @@ class Cluster:
         ray: the module.
         owned: whether this process started the cluster, and ends it.
         address: for people.
+        join: connects again, where this connection is ours to give up.
+        head: host and port of the head, where it is known.
     """
 
     ray: Any
     owned: bool
     address: str
+    join: Callable[[], None] | None = None
+    head: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        self._looked = time.monotonic()
+        self._without_since: float | None = None
+
+    def away(self, *, now: bool = False) -> bool:
+        """Whether the head does not answer; looked at every few seconds, or now."""
+        if self.head is None or (not now and time.monotonic() - self._looked < LOOK_S):
+            return False
+        self._looked = time.monotonic()
+        # Once may be the network's fault.
+        return not (_answers(self.head) or _answers(self.head))
+
+    def rejoin(self) -> None:
+        """Leave a cluster whose head is gone, wait for it, and connect again.
+
+        Ray itself would end this process after a minute without the head.
+
+        Raises:
+            RunError: it stays away, or the connection is another's.
+            ConfigError: what is there now can't be used.
+        """
+        gone = f"the head of the Ray cluster ({self.address}) does not answer"
+        later = "When it is there again, resume the run: everything finished is kept"
+        if self.join is None:
+            raise RunError(f"{gone}. {later}")
+        warnings.warn(f"{gone}; what is finished is kept, waiting for it", stacklevel=2)
+        self.ray.shutdown()
+        until = time.monotonic() + AWAY_S
+        while True:
+            if self.owned or self.head is None or _answers(self.head):
+                try:
+                    self.join()
+                except (ConfigError, RunError):
+                    # A head that has just been started answers before it is ready.
+                    if self.owned or time.monotonic() > until:
+                        raise
+                else:
+                    self.head = _head(self.ray, self.address)
+                    return
+            if time.monotonic() > until:
+                raise RunError(f"{gone} for {AWAY_S:.0f} s. {later}")
+            time.sleep(1.0)
 
     def room(self, resources: Mapping[str, float]) -> int:
         """How many workers of these resources the nodes that are there now have room for."""
@@ -149,6 +124,27 @@ class Cluster:
                 has = node["Resources"]
                 total += int(min(has.get(n, 0.0) / a + 1e-9 for n, a in wanted.items()))
         return total
+
+    def await_room(self, resources: Mapping[str, float]) -> None:
+        """Look whether the nodes that had room are still there; others may take their place.
+
+        Called now and then by who waits for the resources.
+
+        Raises:
+            RunError: no node has them for as long as one may be away.
+        """
+        if self.room(resources) > 0:
+            self._without_since = None
+            return
+        gone = f"no node of the Ray cluster ({self.address}) has {_told(resources)} any more"
+        if self._without_since is None:
+            self._without_since = time.monotonic()
+            warnings.warn(f"{gone}; what is finished is kept, waiting for one", stacklevel=2)
+        elif time.monotonic() - self._without_since > AWAY_S:
+            raise RunError(
+                f"{gone}, for {AWAY_S:.0f} s. When there is one again, resume the run: everything "
+                "finished is kept"
+            )
 
     def require(self, resources: Mapping[str, float]) -> None:
         """Refuse resources that no node has, instead of waiting for them for ever.
@@ -218,8 +214,22 @@ def connected(
     """
     ray = import_ray()
     if ray.is_initialized():
-        yield Cluster(ray, False, address or "of this process")
+        yield Cluster(ray, False, address or "of this process", head=_head(ray, address))
         return
+
+    def join() -> None:
+        _join(ray, address, cpus, resources)
+
+    join()
+    try:
+        yield Cluster(ray, address is None, address or "on this machine", join, _head(ray, address))
+    finally:
+        ray.shutdown()
+
+
+def _join(
+    ray: Any, address: str | None, cpus: float | None, resources: Mapping[str, float] | None
+) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         own = {
@@ -232,16 +242,28 @@ def connected(
             ray.init(address="local", **options, **own)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             raise RunError(f"Ray can't be started on this machine: {_first(error)}") from error
-    else:
-        check_answers(address)
-        try:
-            ray.init(address=address, **options)
-        except (Exception, SystemExit) as error:  # Ray raises many kinds, and exits on some.
-            raise _explained(error, address) from error
+        return
+    check_answers(address)
     try:
-        yield Cluster(ray, address is None, address or "on this machine")
-    finally:
-        ray.shutdown()
+        ray.init(address=address, **options)
+    except (Exception, SystemExit) as error:  # Ray raises many kinds, and exits on some.
+        raise _explained(error, address) from error
+
+
+def _head(ray: Any, address: str | None) -> tuple[str, int] | None:
+    """Host and port at which the head of the cluster answers that this process is connected to."""
+    if address is None or not address.startswith("ray://"):
+        address = ray.get_runtime_context().gcs_address
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
+def _answers(head: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(head, ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def check_answers(address: str) -> None:

@@ -8,10 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
-from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError
+from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError, RunError
+from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.quiet import measuring
-from autoprune.evaluate.ray_cluster import Packed, actor_options, connected, import_ray
+from autoprune.evaluate.ray_cluster import actor_options, connected, import_ray
 
+#: Seconds between two looks whether a node still has the device.
+LOOK_S = 5.0
 #: How often a measurement whose node was lost is taken again, when a node has the device again.
 RETRIES = 5
 
@@ -22,7 +25,7 @@ class RayProfiler:
     The node says so when it is started: `ray start --resources '{"device:jetson-orin-1": 1}'`.
     The resource is held while something is measured, so that one measurement runs at a time, and
     no evaluation of autoprune's workers runs on that node meanwhile. A measurement whose node is
-    lost is taken again when a node has the device again.
+    lost is taken again when a node has the device again; after ten minutes without one it fails.
 
     In a config::
 
@@ -63,7 +66,7 @@ class RayProfiler:
                 "(auto, on one of its nodes)"
             )
         cluster = self._stack.enter_context(connected(address))
-        self._ray = cluster.ray
+        self._ray, self._cluster = cluster.ray, cluster
         self._held = {"cpu": 0.0, resource: 1.0}
         cluster.require(self._held)
         self._resource = resource
@@ -90,8 +93,14 @@ class RayProfiler:
         options = {**actor_options(self._held), "max_retries": RETRIES, "max_calls": 1}
         task = self._ray.remote(**options)(_run)
         packed = Packed.of((function, arguments), "the measurement")
+        ref = task.remote(packed)
         try:
-            found, error = self._ray.get(task.remote(packed))
+            while not self._ray.wait([ref], timeout=LOOK_S)[0]:
+                self._cluster.await_room(self._held)
+            found, error = self._ray.get(ref)
+        except RunError as problem:
+            self._ray.cancel(ref, force=True)
+            raise ProfilerError(f"the node with {self._resource} is gone: {problem}") from problem
         except self._ray.exceptions.RayTaskError as problem:
             raise ProfilerError(
                 f"measuring on {self._resource} failed: {type(problem.cause).__name__}: "

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.errors import ConfigError, ProfilerError
-from autoprune.evaluate.ray_cluster import Cluster, Packed, actor_options, connected
+from autoprune.evaluate.packed import Packed
+from autoprune.evaluate.ray_cluster import Cluster, actor_options, connected
 from autoprune.study.batch_config import SweepConfig
 from autoprune.study.batch_folder import WAITING, BatchFolder, JobState
 from autoprune.study.batch_job import Ended, run_search, run_table
@@ -160,7 +161,10 @@ class _Driver:
                     self._end_all()
                     return
                 self._submit()
-                self._look()
+                try:
+                    self._look()
+                except (self._ray.exceptions.RaySystemError, ConnectionError):
+                    self._rejoin()
                 self._listener([self._folder.state(j, driven=True) for j in self._folder.jobs])
         except BaseException:
             self._end_all()
@@ -189,6 +193,11 @@ class _Driver:
 
     def _look(self) -> None:
         ready, _ = self._ray.wait(list(self._running), timeout=TICK_S)
+        if self._cluster.away(now=bool(ready)):
+            self._rejoin()
+            return
+        if not ready:
+            self._cluster.await_room(self._folder.sweep.jobs.resources)
         for ref in ready:
             self._ended(self._running.pop(ref))
         limit = self._folder.sweep.jobs.timeout_s
@@ -202,6 +211,12 @@ class _Driver:
                 del self._running[ref]
                 self._ray.cancel(ref, force=True)
                 self._failed(unit, f"it took longer than {limit:g} s", fatal=False)
+
+    def _rejoin(self) -> None:
+        """The cluster's head is gone: with a new one, every search goes on from its folder."""
+        self._waiting.extend(self._running.values())
+        self._running.clear()
+        self._cluster.rejoin()
 
     def _ended(self, unit: _Unit) -> None:
         errors = self._ray.exceptions

@@ -22,8 +22,9 @@ from autoprune.evaluate.quiet import measuring
 from autoprune.study.batch_folder import BatchFolder
 from autoprune.study.progress import Progress
 
-#: Seconds to wait for the run folder of a search whose process was just killed.
-LOCK_S = 60.0
+#: Seconds to wait for the run folder of a search whose process was just killed, or whose node has
+#: yet to see that the cluster's head is gone: Ray gives it a minute.
+LOCK_S = 120.0
 
 
 class QuietProfiler:

@@ -115,7 +115,7 @@ class EvaluatorSource:
         Raises:
             ConfigError: an object can't be sent to another process.
         """
-        from autoprune.evaluate.ray_cluster import pack
+        from autoprune.evaluate.packed import pack
         from autoprune.study.calibration import for_search
 
         config = task.config
@@ -135,7 +135,7 @@ class EvaluatorSource:
         """Build the evaluator; called in the worker."""
         import torch
 
-        from autoprune.evaluate.ray_cluster import unpack
+        from autoprune.evaluate.packed import unpack
         from autoprune.graph import trace
         from autoprune.study.config import validate
         from autoprune.study.evaluation import CandidateEvaluator

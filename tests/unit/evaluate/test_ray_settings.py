@@ -6,10 +6,10 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
 from autoprune.core.errors import ConfigError, MissingDependencyError
+from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import (
     Cluster,
-    Packed,
     _explained,
     actor_options,
     connected,
