@@ -43,18 +43,30 @@ class Verification:
         low, high = self.measurement.ratio_interval
         return low * self.reference_ms, high * self.reference_ms
 
+    @property
+    def energy_interval_mj(self) -> tuple[float, float] | None:
+        """Confidence interval of the energy; None where none is told.
+
+        A profiler that tells energy without a ratio to the dense network's is taken at its word.
+        """
+        energy, ratio = self.measurement.energy_mj, self.measurement.energy_ratio
+        interval = self.measurement.energy_ratio_interval
+        if energy is None or ratio is None or interval is None:
+            return None if energy is None else (energy, energy)
+        return interval[0] * energy / ratio, interval[1] * energy / ratio
+
     def cost(self, predicted: Cost) -> Cost:
         """The predicted cost with what was measured in its place."""
         estimates = dict(predicted.estimates)
         low, high = self.interval_ms
         if self.measurement.ok:
-            # The interval is two-sided at 95 %: 1.96 standard deviations each way.
+            # Intervals are two-sided at 95 %: 1.96 standard deviations each way.
             std = (high - low) / 2 / 1.959964
             estimates["latency_ms"] = Estimate(self.latency_ms, std, "measured")
-            if self.measurement.energy_mj is not None:
-                estimates["energy_mj"] = Estimate(
-                    self.measurement.energy_mj, 0.0, self.measurement.energy_source
-                )
+            energy, interval = self.measurement.energy_mj, self.energy_interval_mj
+            if energy is not None and interval is not None:
+                std = (interval[1] - interval[0]) / 2 / 1.959964
+                estimates["energy_mj"] = Estimate(energy, std, self.measurement.energy_source)
         return Cost(estimates)
 
     def violations(self, budget: Budget, predicted: Cost) -> dict[str, float]:
@@ -68,8 +80,8 @@ class Verification:
             if metric == "latency_ms":
                 value = self.interval_ms[1] if self.measurement.ok else math.inf
             elif metric == "energy_mj":
-                energy = self.measurement.energy_mj
-                value = math.inf if energy is None else energy
+                interval = self.energy_interval_mj if self.measurement.ok else None
+                value = math.inf if interval is None else interval[1]
             else:
                 known = predicted.get(metric)
                 value = math.inf if known is None else known
@@ -77,10 +89,15 @@ class Verification:
         return result
 
     def undecided(self, budget: Budget) -> bool:
-        """Whether the latency's interval holds the bound: measuring longer may tell."""
-        limit = budget.limits.get("latency_ms")
-        low, high = self.interval_ms
-        return limit is not None and self.measurement.ok and low <= limit.value < high
+        """Whether an interval, of latency or energy, holds its bound: measuring longer may tell."""
+        if not self.measurement.ok:
+            return False
+        intervals = {"latency_ms": self.interval_ms, "energy_mj": self.energy_interval_mj}
+        for metric, interval in intervals.items():
+            limit = budget.limits.get(metric)
+            if limit and interval and interval[0] <= limit.value < interval[1]:
+                return True
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the runtime's times of single kernels are left out."""
