@@ -11,7 +11,6 @@ from rich.text import Text
 
 #: Metrics of a cost in the order they are shown: name, heading, divisor, unit.
 _COSTS = (
-    ("energy_mj", "energy", 1.0, "mJ"),
     ("macs", "MACs per sample", 1e6, "M"),
     ("params", "parameters", 1e3, "k"),
     ("memory_bytes", "memory", 2.0**20, "MiB"),
@@ -51,6 +50,7 @@ def rows(data: Mapping[str, Any]) -> list[Row]:
             first = winner["metrics_before_recovery"][name]
             found.append(("  before recovery", "", number(first), _difference(before, first)))
     found += _latency(dense, winner)
+    found += _energy(dense, winner)
     for metric, heading, divisor, unit in _COSTS:
         before, after = (_mean(part["cost"], metric) for part in (dense, winner))
         if before is None or after is None:
@@ -86,6 +86,24 @@ def _latency(dense: Mapping[str, Any], winner: Mapping[str, Any]) -> list[Row]:
     ]
 
 
+def _energy(dense: Mapping[str, Any], winner: Mapping[str, Any]) -> list[Row]:
+    """Dense and pruned, with where the figure comes from: a stated power is not a meter."""
+    before, after = (_mean(part["cost"], "energy_mj") for part in (dense, winner))
+    if after is None:
+        return []
+    source = winner["cost"]["energy_mj"]["source"]
+    source = source if source in ("measured", "modelled") else "predicted"
+    first = "" if before is None else f"{before:.4g} mJ"
+    ratio = "" if before is None else _ratio(after, before)
+    found = [(f"energy, {source}", first, f"{after:.4g} mJ", ratio)]
+    measured = winner["measured"] or {}
+    interval, ratios = measured.get("energy_interval_mj"), measured.get("energy_ratio_interval")
+    if interval and ratios:
+        text = f"{interval[0]:.4g} to {interval[1]:.4g} mJ"
+        found.append(("  95 % interval", "", text, f"{ratios[0]:.3f} to {ratios[1]:.3f}x"))
+    return found
+
+
 def verdicts(data: Mapping[str, Any]) -> list[tuple[bool, str]]:
     """For each bound: whether it holds, and by what."""
     found = []
@@ -97,18 +115,30 @@ def verdicts(data: Mapping[str, Any]) -> list[tuple[bool, str]]:
         bound = f"{limit:.6g}" + (f" ({asked})" if isinstance(asked, str) else "")
         measured = winner["measured"]
         sign = "≤" if holds else ">"
-        if metric == "latency_ms" and measured is not None:
-            if measured["error"] is not None:
-                text = f"it could not be measured: {measured['error']}"
-            else:
-                low, high = measured["interval_ms"]
-                middle, half = (low + high) / 2, (high - low) / 2
-                text = f"measured {middle:.4g} ± {half:.2g} {sign} {bound}"
+        if metric in _INTERVALS and measured is not None:
+            text = _measured(metric, measured, f"{sign} {bound}")
         else:
             value = _mean(winner["cost"], metric)
             text = f"{value:.6g} {sign} {bound}" if value is not None else "it is not known"
         found.append((holds, f"budget {'held' if holds else 'not held'}: {metric} {text}"))
     return found
+
+
+#: Where a measurement keeps the interval of what only a device can tell.
+_INTERVALS = {"latency_ms": "interval_ms", "energy_mj": "energy_interval_mj"}
+
+
+def _measured(metric: str, measured: Mapping[str, Any], than: str) -> str:
+    if measured["error"] is not None:
+        return f"it could not be measured: {measured['error']}"
+    interval = measured.get(_INTERVALS[metric])
+    if interval is None:
+        value = measured.get(metric)
+        return f"{value:.6g} {than}" if value is not None else "the device tells none"
+    low, high = interval
+    middle, half = (low + high) / 2, (high - low) / 2
+    how = measured["energy_source"] if metric == "energy_mj" else "measured"
+    return f"{how} {middle:.4g} ± {half:.2g} {than}"
 
 
 def remarks(data: Mapping[str, Any]) -> list[str]:
@@ -124,6 +154,7 @@ def remarks(data: Mapping[str, Any]) -> list[str]:
     measured = data["winner"]["measured"]
     if measured is not None and measured["error"] is not None:
         lines.append(f"latency could not be measured: {measured['error']}")
+    lines += [f"measuring: {note}" for note in (measured or {}).get("notes", ())]
     table = data["table"]
     if table is not None:
         lines.append(

@@ -70,6 +70,14 @@ class Again:
             lines.append(
                 f"in the run: {self.before['latency_ms']:.4g} ms ({low:.4g} to {high:.4g})"
             )
+        found = self.verification.measurement
+        energy = self.verification.energy_interval_mj
+        if energy is not None:
+            lines.append(
+                f"energy, {found.energy_source} now: {found.energy_mj:.4g} mJ ({energy[0]:.4g} to "
+                f"{energy[1]:.4g})"
+            )
+        lines += [f"measuring: {note}" for note in found.notes]
         for metric, over in self.violations.items():
             word = "held" if over <= 0 else "not held"
             lines.append(
@@ -115,6 +123,9 @@ def verify_run(run: Path, progress: Progress) -> Again:
     if not pruned.ok or not dense.ok:
         raise ProfilerError(f"the network can't be measured: {pruned.error or dense.error}")
     reference = data["dense"]["cost"].get("latency_ms", {}).get("mean", dense.latency_ms)
+    energy = data["dense"]["cost"].get("energy_mj", {}).get("mean")
+    if energy is not None and pruned.energy_ratio is not None:
+        pruned = replace(pruned, energy_mj=pruned.energy_ratio * energy)
     verification = Verification(pruned, float(reference))
     limits = Budget.parse(data["budget"]["limits"])
     broken = verification.violations(limits, Cost.from_dict(data["winner"]["cost"]))

@@ -113,6 +113,18 @@ class DeviceMeasure:
         """
         return self._measure(["dense", "pruned"], [dense, onnx], self._protocol(1, effort))
 
+    def no_energy(self) -> str:
+        """Why the device tells no energy; "" where it does. Measures the dense network briefly."""
+        protocol = replace(
+            MeasuringProtocol(), warmup=1, runs=1, min_rounds=2, max_rounds=2, width=1.0
+        )
+        (dense,) = self._measure(["dense"], [self.dense], protocol)
+        if not dense.ok:
+            return f"the dense network can't be measured ({dense.error})"
+        if dense.energy_mj is not None:
+            return ""
+        return "; ".join(dense.notes) or "it tells none"
+
     def for_table(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
         """Measure candidates for a latency table; the first is the dense one, and counts too."""
         keys = [str(index) for index in range(len(candidates))]

@@ -90,10 +90,17 @@ def _verification(measured: Mapping[str, Any] | None) -> Verification | None:
             ratio_interval=(low, high),
             energy_mj=measured["energy_mj"],
             energy_source=measured.get("energy_source") or "measured",
+            energy_ratio=measured.get("energy_ratio"),
+            energy_ratio_interval=_pair(measured.get("energy_ratio_interval")),
             stopped=measured["stopped"],
+            notes=tuple(measured.get("notes", ())),
         ),
         reference,
     )
+
+
+def _pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0], interval[1])
 
 
 def _measured(trial: Trial, verified: Mapping[str, Mapping[str, Any]]) -> Trial:
