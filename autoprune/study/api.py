@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from autoprune.space.space import SearchSpace
 from autoprune.study.conduct import conduct
 from autoprune.study.config import budget_settings, validate
 from autoprune.study.config_files import read_config, read_yaml, write_yaml
+from autoprune.study.families import family_settings, is_family
 from autoprune.study.folder import SCHEMA, RunFolder, check_schema
 from autoprune.study.progress import Progress
 from autoprune.study.result import Result
 from autoprune.study.settings import (
+    FrontSettings,
     RecoverSettings,
     Run,
     Settings,
@@ -43,7 +45,7 @@ def search(
     model: nn.Module,
     example_inputs: Any,
     *,
-    budget: str | Mapping[str, float | str] | Budget,
+    budget: str | Mapping[str, float | str | Sequence[float | str]] | Budget | None = None,
     evaluate: Evaluator,
     calibration: Iterable[Any] | None = None,
     train: Iterable[Any] | None = None,
@@ -61,7 +63,9 @@ def search(
     reconstruct: bool = True,
     recover: RecoverSettings | Mapping[str, Any] | bool | None = None,
     loss: Loss | None = None,
-    objective: str = "accuracy",
+    objective: str | None = None,
+    objectives: Sequence[str] | None = None,
+    front: FrontSettings | Mapping[str, Any] | None = None,
     verify: VerifySettings | Mapping[str, Any] | None = None,
     profile: TableSettings | Mapping[str, Any] | None = None,
     max_failures: int = 5,
@@ -79,7 +83,9 @@ def search(
         model: trained; any module that `torch.export` takes. It is not changed.
         example_inputs: a tensor, or a tuple of the positional inputs; its batch is what latency
             and memory are for.
-        budget: such as `"latency=0.6x"`, `{"macs": "60M", "params": 0.5e6}` or a `Budget`.
+        budget: such as `"latency=0.6x"`, `{"macs": "60M", "params": 0.5e6}` or a `Budget`; with
+            several bounds, `{"latency": ["0.9x", "0.5x"]}`, several budgets share one search
+            (`result.family`). It may be left out where `objectives` are given.
         evaluate: network → `{"accuracy": 0.93, ...}`, or a number.
         calibration: batches of inputs, for BatchNorm statistics and least squares; without it
             neither is done. The search uses the first 400 samples; the winners are refitted on
@@ -92,7 +98,7 @@ def search(
         searcher_options: keyword arguments of a searcher that is given by name or class.
         confidence: with which a candidate must hold the budget by prediction to be evaluated
             (one-sided); winners are measured in any case.
-        trials: candidates to evaluate.
+        trials: candidates to evaluate; of several budgets, for all of them together.
         seed: the same seed gives the same trials, where `evaluate` is deterministic.
         out: run folder; without it nothing is kept on disk and nothing can be resumed.
         space: a `SearchSpace`, or a definition's name or file; None offers every group.
@@ -105,7 +111,11 @@ def search(
             `RecoverSettings`), with distillation from the dense network; it needs `train`.
         loss: (output, labels) → scalar, for recovery and Taylor importance; None is
             cross-entropy.
-        objective: the metric that is maximised.
+        objective: the metric that is maximised; None is "accuracy", or the first of `objectives`.
+        objectives: a Pareto front of these is searched for (`result.front`): a metric of
+            `evaluate`, then costs that are minimised and further metrics, maximised unless a minus
+            stands before them: `["accuracy", "latency_ms", "memory_bytes"]`.
+        front: which points of it are shown (see `FrontSettings`).
         verify: how winners are measured (see `VerifySettings`).
         profile: how a table is measured (see `TableSettings`).
         max_failures: evaluations that may fail in a row before the search stops.
@@ -128,7 +138,7 @@ def search(
         RunError: the run folder can't be used.
     """
     named: dict[str, Any] = {
-        "budget": budget_settings(budget),
+        **_aims(budget, objective, objectives),
         "device": _named(device, device_options, "device"),
         "searcher": _named(searcher, searcher_options, "searcher"),
         "confidence": confidence,
@@ -140,7 +150,7 @@ def search(
         "importance": importance if isinstance(importance, str) else type(importance).__name__,
         "reconstruct": reconstruct,
         "recover": _plain(recover),
-        "objective": objective,
+        "front": _plain(front) or {},
         "verify": _plain(verify) or {},
         "profile": _plain(profile) or {},
         "max_failures": max_failures,
@@ -301,6 +311,23 @@ def _same_network(task: Task, folder: RunFolder) -> None:
             f"the run {folder.path} was begun with another network (fingerprint {run.network}, "
             f"now {found}); build the same one with the same weights, or start a new run"
         )
+
+
+def _aims(
+    budget: str | Mapping[str, Any] | Budget | None,
+    objective: str | None,
+    objectives: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Budget and objectives as the config notes them; what was left out is left out."""
+    found: dict[str, Any] = {}
+    if budget is not None:
+        given = isinstance(budget, Mapping) and is_family(budget)
+        found["budget"] = family_settings(budget) if given else budget_settings(budget)  # type: ignore[arg-type]
+    if objective is not None:
+        found["objective"] = objective
+    if objectives is not None:
+        found["objectives"] = list(objectives)
+    return found
 
 
 def _named(given: Any, options: Mapping[str, Any] | None, what: str) -> dict[str, Any] | None:

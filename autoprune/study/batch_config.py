@@ -17,7 +17,7 @@ from autoprune.study.config import SearchConfig, budget_settings, validate
 from autoprune.study.config_files import override, read_yaml
 from autoprune.study.references import expand_all
 from autoprune.study.settings import Named, Settings
-from autoprune.study.table import bounds_latency
+from autoprune.study.table import tells
 from autoprune.study.wrong_settings import explain
 
 
@@ -176,7 +176,7 @@ def plan(sweep: SweepConfig, where: str) -> list[Job]:
         }
         parts = [names[m], budgets[b], labels[d], searchers[s], f"seed{seed}"]
         config = validate(settings, f"{where}: model {names[m]!r}")
-        latency = bounds_latency(config.budget)
+        latency = tells(config)
         if latency and device is None:
             raise ConfigError(
                 f"{where}: the budget {budgets[b]} needs a device to measure on; name it by "

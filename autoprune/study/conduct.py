@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from statistics import median
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autoprune.core.cost import Cost
 from autoprune.core.device import DeviceSpec
-from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError, SearchError
+from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError
 from autoprune.core.trial import Trial
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import Combined, CostModel
@@ -22,43 +17,88 @@ from autoprune.space.space import SearchSpace
 from autoprune.study.calibration import for_search, importance_of
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.evaluation import CandidateEvaluator, Phases
-from autoprune.study.finish import Finisher, Shipped
+from autoprune.study.families import is_family
+from autoprune.study.finish import Finisher
 from autoprune.study.folder import RunFolder
+from autoprune.study.front import FrontSession, check_metric_objectives, check_objectives
 from autoprune.study.progress import Progress
 from autoprune.study.remote import check_workers
-from autoprune.study.result import Result, result_data
+from autoprune.study.result import Result
 from autoprune.study.session import Session
-from autoprune.study.store import Store
-from autoprune.study.table import (
-    bounds_latency,
-    check_metrics,
-    make_profiler,
-    prepare_table,
-    table_edges,
+from autoprune.study.shipping import (
+    Searched,
+    device_data,
+    make_result,
+    read_result,
+    ship,
+    storage_of,
+    table_error,
+    units_of,
+    versions,
+    write_result,
 )
-from autoprune.study.verify import holds
+from autoprune.study.store import Store
+from autoprune.study.table import check_metrics, make_profiler, prepare_table, table_edges, tells
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network
     from autoprune.study.task import Task
 
-#: Packages whose versions a result tells.
-_PACKAGES = ("autoprune", "torch", "numpy", "optuna", "stable-baselines3", "onnx", "onnxruntime")
+
+@dataclass
+class Prepared:
+    """What a search needs before its first trial.
+
+    Attributes:
+        network: traced.
+        evaluator: of candidates.
+        device: measures, or None.
+        progress: is told.
+        phases: counts seconds.
+        notes: for the result.
+        start: when it began (`time.perf_counter`).
+    """
+
+    network: Network
+    evaluator: CandidateEvaluator
+    device: DeviceMeasure | None
+    progress: Progress
+    phases: Phases = field(default_factory=Phases)
+    notes: list[str] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
 
 
 def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     """Do all of a task; in a locked folder, what is there already is not done again."""
-    start = time.perf_counter()
+    if is_family(task.config.budget):
+        from autoprune.study.family_run import conduct_family
+
+        return conduct_family(task, folder, progress)
     if folder is not None and folder.result.exists():
         return read_result(task, folder)
+    prepared = prepare(task, progress)
+    session = open_session(prepared, task, folder)
+    dense_metrics = session.dense_metrics()
+    trials = session.run(prepared.evaluator)
+    front = session.close() if isinstance(session, FrontSession) else None
+    return finish(prepared, task, session, trials, dense_metrics, folder, front)
+
+
+def prepare(task: Task, progress: Progress) -> Prepared:
+    """Check a task, trace its network and reach its device.
+
+    Raises:
+        AutopruneError: as `autoprune.search`, for all that can be told before a table is measured.
+    """
+    start = time.perf_counter()
     config = task.config
     check_batches(task)
     check_searcher(task)
     check_workers(task)
     check_metrics(task)
+    check_objectives(task)
     progress.begin(config.objective)
-    phases = Phases()
-    notes: list[str] = []
+    phases, notes = Phases(), list[str]()
     progress.stage("tracing the network")
     with phases("trace"):
         network = trace(task.model, task.example_inputs)
@@ -80,11 +120,20 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
             "no calibration batches: BatchNorm statistics and consuming layers stay as they were"
         )
     device = _device(task, network, evaluator, notes)
-    with phases("table"):
+    return Prepared(network, evaluator, device, progress, phases, notes, start)
+
+
+def open_session(prepared: Prepared, task: Task, folder: RunFolder | None) -> Session:
+    """The session of a task: of a front where it has several objectives."""
+    network, device, progress = prepared.network, prepared.device, prepared.progress
+    store = Store(*storage_of(task, folder), units_of(network))
+    if task.config.objectives:
+        check_metric_objectives(task, network, store, progress)
+    with prepared.phases("table"):
         table = prepare_table(task, network, device, folder, progress)
     models: list[CostModel] = [AnalyticCost(), *([table] if table is not None else [])]
-    store = Store(*_storage(task, folder), _units(network))
-    session = Session(
+    made = FrontSession if task.config.objectives else Session
+    return made(
         task,
         network,
         store,
@@ -93,13 +142,34 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         device=device,
         reference_ms=getattr(table, "reference_ms", None),
         progress=progress,
-        phases=phases,
+        phases=prepared.phases,
         checkpoint=None if folder is None else folder.checkpoint,
     )
-    dense_metrics = session.dense_metrics()
-    trials = session.run(evaluator)
+
+
+def finish(
+    prepared: Prepared,
+    task: Task,
+    searched: Searched,
+    trials: Sequence[Trial],
+    dense_metrics: Mapping[str, float],
+    folder: RunFolder | None,
+    front: dict[str, Any] | None = None,
+) -> Result:
+    """Build, measure and write down the best of a search.
+
+    Args:
+        prepared: the network and its device.
+        task: whose config says how winners are recovered.
+        searched: the session.
+        trials: every one.
+        dense_metrics: of the dense network.
+        folder: to write to, or None.
+        front: the content of `pareto.json`, where a front was searched for.
+    """
+    config = task.config
     finisher = Finisher(
-        evaluator,
+        prepared.evaluator,
         task.evaluate,
         objective=config.objective,
         calibration=task.calibration if config.reconstruct else None,
@@ -108,29 +178,27 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         loss=task.loss,
         seed=config.seed,
         checkpoints=None if folder is None else folder.recovery,
-        device=device,
-        reference_ms=session.reference_ms,
-        limits=session.limits,
-        progress=progress,
-        phases=phases,
+        device=prepared.device,
+        reference_ms=searched.reference_ms,
+        limits=searched.limits,
+        progress=prepared.progress,
+        phases=prepared.phases,
     )
-    shipped = _ship(session, finisher, trials)
+    shipped = ship(searched, finisher, trials)
     note = getattr(shipped.model, "autoprune_note", "")
-    if note:
-        notes.append(str(note))
-    seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
+    seconds = {name: round(value, 3) for name, value in prepared.phases.seconds.items()}
     about: dict[str, Any] = {
-        "table": _table_error(session),
-        "seconds": {**seconds, "total": round(time.perf_counter() - start, 3)},
+        "table": table_error(searched),
+        "seconds": {**seconds, "total": round(time.perf_counter() - prepared.start, 3)},
         "seed": config.seed,
         "searcher": config.searcher.model_dump(),
-        "device": _device_data(device),
+        "device": device_data(prepared.device),
         "versions": versions(),
-        "notes": notes,
+        "notes": [*prepared.notes, *([str(note)] if note else [])],
     }
-    result = _result(task, session, shipped, trials, dense_metrics, about, folder)
+    result = make_result(task, searched, shipped, trials, dense_metrics, about, folder, front)
     if folder is not None:
-        _write(result, shipped, network, folder)
+        write_result(result, shipped, folder)
     return result
 
 
@@ -161,12 +229,15 @@ def check_searcher(task: Task) -> None:
     """
     from autoprune.core.plugins import resolve
     from autoprune.searchers import registry
+    from autoprune.searchers.base import Searcher
 
     named = task.config.searcher
     target = task.searcher
     if target is None:
         target = resolve(named.name, registry.GROUP, registry.BUILTIN, what="searcher")
     if isinstance(target, type):
+        if task.config.objectives and issubclass(target, Searcher):
+            target = registry.for_front(target)
         registry.check_options(target, named.options)
 
 
@@ -182,7 +253,7 @@ def _device(
         # A device far away is reached here, not when the search is over.
         spec = profiler.device
     except AutopruneError as error:
-        if bounds_latency(config.budget):
+        if tells(config):
             raise
         notes.append(f"nothing was measured: {error}")
         return None
@@ -191,20 +262,6 @@ def _device(
             f"`device` of the profiler {type(profiler).__name__} must be a DeviceSpec, got {spec!r}"
         )
     return DeviceMeasure(network, profiler, evaluator.select, config.verify, config.seed)
-
-
-def _storage(task: Task, folder: RunFolder | None) -> tuple[Any, str]:
-    run = task.config.run
-    name = run.study if run is not None else "autoprune"
-    if task.config.storage is not None:
-        if run is None:
-            raise ConfigError("storage needs a run folder to resume from; give one by `out`")
-        return task.config.storage, name
-    return (None if folder is None else folder.journal), name
-
-
-def _units(network: Network) -> dict[str, int]:
-    return {group.name: group.units for group in network.groups}
 
 
 def _space(task: Task, network: Network, table: CostModel | None) -> SearchSpace:
@@ -217,137 +274,3 @@ def _space(task: Task, network: Network, table: CostModel | None) -> SearchSpace
 
     beside = task.base / task.config.space
     return load_space(beside if beside.is_file() else task.config.space).build(network, edges)
-
-
-def _ship(session: Session, finisher: Finisher, trials: list[Trial]) -> Shipped:
-    """The best of the winners that hold as they are exported; else the one that comes nearest."""
-    top = session.winners()[: session.config.verify.top]
-    built = [finisher.build(trial) for trial in top]
-    holding = [shipped for shipped in built if holds(violations(session, shipped))]
-    if holding:
-        objective = session.config.objective
-        return finisher.recover(max(holding, key=lambda shipped: shipped.metrics[objective]))
-    if not built:
-        nearest = session.nearest()
-        if nearest is None:
-            errors = [t.error for t in trials if t.error]
-            raise SearchError(
-                f"no evaluation gave a figure in {len(trials)} trials"
-                + (f"; the last: {errors[-1]}" if errors else "")
-                + ". Mend it and search anew, in another folder"
-            )
-        built.append(finisher.build(nearest))
-    best = min(built, key=lambda s: max(0.0, *violations(session, s).values()))
-    return finisher.recover(best)
-
-
-def violations(session: Session, shipped: Shipped) -> dict[str, float]:
-    """By how much what is shipped breaks each bound; above 0 is broken."""
-    if shipped.verification is not None:
-        return shipped.verification.violations(session.limits, shipped.trial.predicted)
-    return session.limits.violations(shipped.trial.predicted)
-
-
-def _result(
-    task: Task,
-    session: Session,
-    shipped: Shipped,
-    trials: Sequence[Trial],
-    dense_metrics: Mapping[str, float],
-    about: Mapping[str, Any],
-    folder: RunFolder | None,
-) -> Result:
-    trial, verification = shipped.trial, shipped.verification
-    units = _units(session.network)
-    broken = violations(session, shipped)
-    result = Result(
-        model=shipped.model,
-        candidate=trial.candidate,
-        held=holds(broken),
-        cost=trial.predicted if verification is None else verification.cost(trial.predicted),
-        predicted=trial.predicted,
-        dense_cost=_dense_cost(session, shipped),
-        metrics=shipped.metrics,
-        metrics_before_recovery=shipped.built_metrics,
-        dense_metrics=dense_metrics,
-        budget=session.budget,
-        limits=session.limits,
-        violations=broken,
-        objective=session.config.objective,
-        example_inputs=task.example_inputs,
-        kept={name: (trial.candidate[name], units[name]) for name in trial.candidate},
-        verification=verification,
-        dense_verification=shipped.dense_verification,
-        trials=tuple(trials),
-        folder=None if folder is None else folder.path,
-    )
-    verified = {
-        str(number): {
-            "held": holds(session.broken(measured)),
-            "cost": found.cost(measured.predicted).to_dict(),
-        }
-        for number, found in session.verified.items()
-        for measured in [session.trial(number)]
-    }
-    data = result_data(result, trial.number, {"verified": verified, **about})
-    return replace(result, data=data)
-
-
-def _dense_cost(session: Session, shipped: Shipped) -> Cost:
-    known: Cost = session.dense_cost
-    if shipped.dense_verification is None or "latency_ms" in known.estimates:
-        return known
-    return shipped.dense_verification.cost(known)
-
-
-def _table_error(session: Session) -> dict[str, Any] | None:
-    """How far the table was off on what was verified, each predicted before it was measured."""
-    if not session.errors:
-        return None
-    off = [abs(predicted / measured - 1.0) for predicted, measured in session.errors]
-    return {"verified": len(off), "median_error": median(off), "worst_error": max(off)}
-
-
-def _device_data(device: DeviceMeasure | None) -> dict[str, Any] | None:
-    if device is None:
-        return None
-    from dataclasses import asdict
-
-    return {**asdict(device.spec), "text": str(device.spec)}
-
-
-def versions() -> dict[str, str]:
-    """Python's and the packages' versions."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _write(result: Result, shipped: Shipped, network: Network, folder: RunFolder) -> None:
-    """The network's files first, `result.json` last: it says that the run is finished."""
-    from autoprune.pruning.plan import save
-
-    save(result.model, folder.path)
-    if shipped.onnx is not None and shipped.dense_onnx is not None:
-        folder.write(folder.onnx, shipped.onnx)
-        folder.write(folder.dense_onnx, shipped.dense_onnx)
-    else:
-        result.export(folder.onnx)
-    folder.write_result(result.data)
-    shutil.rmtree(folder.recovery, ignore_errors=True)
-
-
-def read_result(task: Task, folder: RunFolder) -> Result:
-    """The result of a finished run, its network loaded from the folder."""
-    from autoprune.pruning.plan import load
-    from autoprune.study.reading import result_of
-
-    data = folder.read_result()
-    model = load(folder.path, task.model)
-    store = Store(*_storage(task, folder), {n: k["of"] for n, k in data["winner"]["kept"].items()})
-    trials = [stored.trial for stored in store.trials()]
-    return result_of(data, model, task.example_inputs, trials, folder.path)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import BudgetError, ConfigError
+from autoprune.core.objectives import parse_objectives
+from autoprune.study.families import family_settings, is_family
 from autoprune.study.settings import (
+    FrontSettings,
     Named,
     RecoverSettings,
     Run,
@@ -32,13 +35,14 @@ class SearchConfig(Settings):
         calibration: function that gives batches of inputs, for BatchNorm and least squares; the
             search uses the first 400 samples, the winners are refitted on all of them.
         train: function that gives (inputs, labels) batches, for recovery.
-        budget: upper bounds: {latency: 0.6x, macs: 60M}.
+        budget: upper bounds: {latency: 0.6x, macs: 60M}; with a list of bounds for a metric,
+            several budgets that are searched for in one run. With `objectives` it may be left out.
         device: what is measured on, or None: nothing is measured.
         searcher: proposes candidates.
         confidence: with which a candidate must hold the budget by prediction to be evaluated
             (one-sided). Winners are measured anyway, so a higher one is safer, not surer: it
             leaves more of the budget unused.
-        trials: candidates evaluated.
+        trials: candidates evaluated; of several budgets, for all of them together.
         seed: of every random choice.
         out: run folder.
         space: search-space file; None offers every group.
@@ -52,6 +56,9 @@ class SearchConfig(Settings):
             and Taylor importance; None is cross-entropy.
         recover: settings of the fine-tuning of the winner; None leaves it as it is.
         objective: the metric that is maximised.
+        objectives: a Pareto front of these is searched for: a metric of evaluate that is
+            maximised, then costs and further metrics ("-" before one that is minimised).
+        front: which points of it are shown.
         verify: how winners are measured.
         profile: how a table is measured.
         max_failures: evaluations that may fail in a row before the search stops.
@@ -66,7 +73,7 @@ class SearchConfig(Settings):
     evaluate: Named | None = None
     calibration: Named | None = None
     train: Named | None = None
-    budget: dict[str, float | str]
+    budget: dict[str, float | str | tuple[float | str, ...]]
     device: Named | None = Named(name="onnxruntime-cpu")
     searcher: Named = Named(name="evolve")
     confidence: float = Field(default=0.8, ge=0.5, lt=1)
@@ -80,6 +87,8 @@ class SearchConfig(Settings):
     loss: Named | None = None
     recover: RecoverSettings | None = None
     objective: str = "accuracy"
+    objectives: tuple[str, ...] | None = None
+    front: FrontSettings = FrontSettings()
     verify: VerifySettings = VerifySettings()
     profile: TableSettings = TableSettings()
     max_failures: int = Field(default=5, ge=1)
@@ -112,6 +121,40 @@ class SearchConfig(Settings):
         function = isinstance(value, str) and not value.strip()[:1].isdigit()
         return {"name": value} if function else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, data: object) -> object:
+        """With several objectives, the first is the objective, and a budget need not be given."""
+        if not isinstance(data, Mapping) or data.get("objectives") is None:
+            return data
+        names = data["objectives"]
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            raise ValueError(
+                f"objectives must be a list such as [accuracy, latency], got {names!r}"
+            )
+        first = str(names[0]).strip() if names else ""
+        if data.get("objective", first) != first:
+            raise ValueError(
+                f"objective must be the first of the objectives ({first}) or be left out, got "
+                f"{data['objective']!r}"
+            )
+        if is_family(data.get("budget")):
+            raise ValueError(
+                "objectives give a whole front, so the budget must be a single one; take networks "
+                "for other budgets off the front by `autoprune pick`"
+            )
+        return {"budget": {"macs": "1x"}, **data, "objective": first}
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None:
+            try:
+                parse_objectives(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
+
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, value: object) -> object:
@@ -129,12 +172,20 @@ class SearchConfig(Settings):
 
     @field_validator("budget")
     @classmethod
-    def _budget_holds(cls, value: dict[str, float | str]) -> dict[str, float | str]:
+    def _budget_holds(cls, value: dict[str, Any]) -> dict[str, Any]:
         try:
-            Budget.parse(value)
+            if is_family(value):
+                family_settings(value)
+            else:
+                Budget.parse(value)
         except BudgetError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @property
+    def single_budget(self) -> Budget:
+        """The budget of a search that has one only (of several, each is searched for by itself)."""
+        return Budget.parse(cast("dict[str, float | str]", self.budget))
 
 
 def budget_settings(budget: str | Mapping[str, float | str] | Budget) -> dict[str, float | str]:

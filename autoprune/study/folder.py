@@ -26,6 +26,8 @@ class RunFolder:
         searcher.safetensors what the searcher has learned (a trained agent's), where it has that
         table.jsonl          the latency table as it was measured or loaded
         result.json          what came of it
+        pareto.json          the front, where several objectives were searched for
+        family.json          what came of each budget, where there were several
         pruned.safetensors   the pruned network's weights, with
         plan.json            what was cut from which tensor
         pruned.onnx          the same network, as it was measured
@@ -100,6 +102,16 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def pareto(self) -> Path:
+        """The Pareto front, where several objectives were searched for."""
+        return self.path / "pareto.json"
+
+    @property
+    def family(self) -> Path:
+        """What came of each of several budgets; their results are in folders below."""
+        return self.path / "family.json"
+
+    @property
     def onnx(self) -> Path:
         """The shipped network."""
         return self.path / "pruned.onnx"
@@ -132,7 +144,11 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`."""
-        self.write(self.result, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        self.write_json(self.result, result)
+
+    def write_json(self, path: Path, data: dict[str, Any]) -> None:
+        """Write one of the folder's JSON files."""
+        self.write(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
         """Read `result.json`.
@@ -141,17 +157,32 @@ class RunFolder:
             RunError: the run has not ended yet, or the file was damaged.
             RunVersionError: a newer autoprune wrote it.
         """
+        if self.family.exists():
+            names = [member["folder"] for member in self.read_json(self.family)["members"]]
+            raise RunError(
+                f"{self.path} holds a family of budgets, which have a result each; name one of its "
+                f"folders: {', '.join(names)}"
+            )
+        return self.read_json(self.result)
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            RunError: the run has not ended yet, or the file was damaged.
+            RunVersionError: a newer autoprune wrote it.
+        """
         try:
-            result = json.loads(self.result.read_text(encoding="utf-8"))
+            result = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunError(
                 f"{self.path} has no result yet; finish it by `autoprune resume {self.path}`"
             ) from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.result} can't be read: {error}; restore it") from error
+            raise RunError(f"{path} can't be read: {error}; restore it") from error
         if not isinstance(result, dict) or "schema" not in result:
-            raise RunError(f"{self.result} is no result of autoprune: it has no 'schema'")
-        check_schema(result["schema"], self.result)
+            raise RunError(f"{path} is no result of autoprune: it has no 'schema'")
+        check_schema(result["schema"], path)
         return result
 
     def __enter__(self) -> RunFolder:

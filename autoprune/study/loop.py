@@ -116,6 +116,11 @@ class Loop:
                 self._submit()
         return True
 
+    def use(self, searcher: Searcher) -> None:
+        """Go on with another searcher, which is told of every trial there is; none is under way."""
+        self._searcher = searcher
+        self._untold = list(self.trials)
+
     def _fast_forward(self, total: int) -> None:
         """Take from the store what the searcher need not be asked for again.
 

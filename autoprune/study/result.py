@@ -46,6 +46,10 @@ class Result:
         kept: group → (kept units, units).
         data: everything as JSON values: the content of `result.json`.
         folder: the run folder, if there is one.
+        front: with several objectives, the content of `pareto.json`; `model` then is the front's
+            most accurate network that holds the budget.
+        family: of several budgets, the result of each, the loosest first; this one then is that of
+            the tightest that holds.
     """
 
     model: nn.Module
@@ -68,6 +72,8 @@ class Result:
     trials: tuple[Trial, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    front: dict[str, Any] | None = None
+    family: tuple[Result, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -190,7 +196,15 @@ def measured(verification: Verification | None) -> dict[str, Any] | None:
         "ratio": measurement.ratio,
         "ratio_interval": list(measurement.ratio_interval),
         "energy_mj": measurement.energy_mj,
+        "energy_interval_mj": _list(verification.energy_interval_mj),
+        "energy_ratio": measurement.energy_ratio,
+        "energy_ratio_interval": _list(measurement.energy_ratio_interval),
         "energy_source": None if measurement.energy_mj is None else measurement.energy_source,
         "rounds": len(measurement.samples_ms),
         "stopped": measurement.stopped,
+        "notes": list(measurement.notes),
     }
+
+
+def _list(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)

@@ -15,7 +15,7 @@ from autoprune.core.cost import Cost, Estimate
 from autoprune.core.errors import EvaluationError, ProfilerError, RunError
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
-from autoprune.searchers.base import SearchContext
+from autoprune.searchers.base import SearchContext, Searcher
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.projection import check_feasible
 from autoprune.study.checkpoints import Checkpoints
@@ -86,7 +86,7 @@ class Session:
         self.phases = phases
         self.checkpoint = checkpoint
         self.config = task.config
-        self.budget = Budget.parse(self.config.budget)
+        self.budget = self.config.single_budget
         #: Verifications by trial number.
         self.verified: dict[int, Verification] = {}
         #: (predicted, measured) latency in ms of each, as predicted before it was measured.
@@ -146,22 +146,29 @@ class Session:
 
     # -- the search ----------------------------------------------------------------------------
 
-    def run(self, evaluator: CandidateEvaluator) -> list[Trial]:
-        """Search and verify; every trial, those that were measured with their measured cost."""
+    def aim(self, budget: Budget) -> None:
+        """Go on with another budget; what was found and measured so far counts for it too.
+
+        Raises:
+            InfeasibleBudgetError: nothing holds it.
+        """
+        self.budget = budget
+        self.limits = budget.absolute(self.dense_cost)
+        check_feasible(self.space, self.limits, self.cost_model, self.dense_cost, self._z)
+
+    def run(self, evaluator: CandidateEvaluator, budgets: Sequence[Budget] = ()) -> list[Trial]:
+        """Search and verify; every trial, those that were measured with their measured cost.
+
+        Args:
+            evaluator: of candidates.
+            budgets: several that are searched for one after the other and share the trials; ()
+                searches for the task's own.
+        """
         config = self.config
-        context = SearchContext(
-            self.space,
-            self.limits,
-            self.cost_model,
-            objective=config.objective,
-            trials=config.trials,
-            seed=config.seed,
-            z=self._z,
-            dense_metrics=self._dense_metrics,
-        )
-        searcher = make_searcher(
-            self.task.searcher or config.searcher.name, context, **config.searcher.options
-        )
+        if budgets:
+            searcher = self._stage(budgets, 0, config.trials // len(budgets))
+        else:
+            searcher = self.searcher(config.trials)
         for note in searcher.notes:
             self.progress.message(note)
         self.progress.stage("searching", config.trials)
@@ -180,25 +187,69 @@ class Session:
                 phases=self.phases,
                 checkpoints=checkpoints,
             )
-            self._go()
+            if budgets:
+                self._go_through(budgets)
+            else:
+                self._go(config.trials)
         return self.loop.trials
 
-    def _go(self) -> None:
-        config = self.config
+    def _stage(self, budgets: Sequence[Budget], number: int, trials: int) -> Searcher:
+        """Aim at one of several budgets; its searcher, until there are so many trials."""
+        self.aim(budgets[number])
+        return self.searcher(trials)
+
+    def _go_through(self, budgets: Sequence[Budget]) -> None:
+        """Search for each of several budgets, told of all that was found for those before."""
+        shares = [self.config.trials * (i + 1) // len(budgets) for i in range(len(budgets))]
+        for number, budget in enumerate(budgets):
+            share = shares[number] - (shares[number - 1] if number else 0)
+            total = len(self.loop.trials) + share
+            if number:
+                self.loop.use(self._stage(budgets, number, total))
+            self.progress.message(f"budget {budget}: {share} of {self.config.trials} trials")
+            self._go(total)
         if not self.needs_device:
-            self.loop.run(config.trials)
             return
-        if config.trials >= 8 * config.verify.top:
-            # The table's first correction, while most of the search can still use it.
-            self.loop.run(config.trials // 3)
+        for budget in budgets:  # What was found for another budget may be better than its own.
+            self.aim(budget)
             self._verify(batches=1)
-        total = config.trials
-        more = max(config.verify.top, config.trials // 10)
+
+    def context(self, trials: int) -> SearchContext:
+        """What a searcher is given that proposes up to so many trials."""
+        return SearchContext(
+            self.space,
+            self.limits,
+            self.cost_model,
+            objective=self.config.objective,
+            trials=trials,
+            seed=self.config.seed,
+            z=self._z,
+            dense_metrics=self._dense_metrics,
+        )
+
+    def searcher(self, trials: int) -> Searcher:
+        """The task's searcher, for up to so many trials."""
+        named = self.config.searcher
+        return make_searcher(
+            self.task.searcher or named.name, self.context(trials), **named.options
+        )
+
+    def _go(self, trials: int) -> None:
+        """Search, and measure the best; until there are so many trials, or a few more."""
+        config, begun = self.config, len(self.loop.trials)
+        if not self.needs_device:
+            self.loop.run(trials)
+            return
+        if trials - begun >= 8 * config.verify.top:
+            # The table's first correction, while most of the search can still use it.
+            self.loop.run(begun + (trials - begun) // 3)
+            self._verify(batches=1)
+        more = max(config.verify.top, (trials - begun) // 10)
         for _ in range(config.verify.rounds + 1):
-            self.loop.run(total)
+            self.loop.run(trials)
             if self._verify(batches=BATCHES):
                 return
-            total = len(self.loop.trials) + more
+            trials = len(self.loop.trials) + more
 
     def winner(self) -> Trial | None:
         """The best trial whose measured upper bound holds the budget; None if there is none yet.

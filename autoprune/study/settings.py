@@ -41,6 +41,17 @@ class VerifySettings(Settings):
     timeout_s: float = Field(default=30.0, gt=0)
 
 
+class FrontSettings(Settings):
+    """Which points of a Pareto front are shown; see `SearchConfig.objectives`.
+
+    Attributes:
+        points: at most so many, spread along the front so that they cover the most of it. Where a
+            device tells an objective, each is measured.
+    """
+
+    points: int = Field(default=12, ge=2, le=100)
+
+
 class TableSettings(Settings):
     """How a latency table is measured where none is given.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.core.budget import Budget
+from autoprune.core.budget import Budget, metric_name
 from autoprune.core.data import data_folders
 from autoprune.core.device import Profiler
 from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
@@ -34,17 +34,25 @@ def bounds_latency(budget: Mapping[str, float | str] | str | Budget) -> bool:
     return any(metric in MEASURED for metric in Budget.parse(budget).limits)
 
 
+def tells(config: SearchConfig) -> bool:
+    """Whether a search needs to know beforehand what only a device can tell."""
+    objectives = {metric_name(name) for name in config.objectives or ()}
+    return bounds_latency(config.single_budget) or not objectives.isdisjoint(MEASURED)
+
+
 def check_metrics(task: Task) -> None:
     """Refuse a budget on what nothing here predicts, before anything is measured.
 
     Raises:
         BudgetError: names the metric, and the nearest that there is.
     """
-    known = [
-        *AnalyticCost().metrics,
-        *(("latency_ms",) if task.table is None else task.table.metrics),
-    ]
-    for metric in Budget.parse(task.config.budget).limits:
+    known = [*AnalyticCost().metrics]
+    if task.table is not None:
+        known += task.table.metrics
+    else:
+        device = task.profiler is not None or task.config.device is not None
+        known += ["latency_ms", "energy_mj"] if device else ["latency_ms"]
+    for metric in task.config.single_budget.limits:
         if metric in known:
             continue
         near = difflib.get_close_matches(metric, [*known, "latency", "memory", "flops"], n=1)
@@ -86,8 +94,8 @@ def prepare_table(
         TableError: the table can't be read, or is of another device or network.
     """
     if task.table is not None:
-        return task.table
-    if not bounds_latency(task.config.budget):
+        return _energy_fixed(task.table, device)
+    if not tells(task.config):
         return None
     if device is None:
         raise ConfigError(
@@ -95,7 +103,8 @@ def prepare_table(
             "(`autoprune devices` lists them)"
         )
     if folder is not None and folder.table.exists():
-        return check_table(LatencyTable.load(folder.table, device.spec), network, folder.table)
+        kept = LatencyTable.load(folder.table, device.spec)
+        return _energy_fixed(check_table(kept, network, folder.table), device)
     if task.config.table == SHIPPED:
         table = _shipped(network, device)
     elif task.config.table is not None:
@@ -103,8 +112,42 @@ def prepare_table(
         table = check_table(LatencyTable.load(path, device.spec), network, path)
     else:
         table = measure_table(task.config, network, device, progress)
+    if wants_energy(task.config) and "energy_mj" not in table.metrics:
+        raise BudgetError(
+            f"budget energy_mj needs a table whose candidates' energy was measured, the one of "
+            f"{table.device} has none; leave `table` out to measure one on a device that tells "
+            "energy (docs/how-to/energy.md)"
+        )
     if folder is not None:
         table.save(folder.table)
+    return _energy_fixed(table, device)
+
+
+def wants_energy(config: SearchConfig) -> bool:
+    """Whether a search's budget or objectives ask for energy."""
+    objectives = {metric_name(name) for name in config.objectives or ()}
+    return "energy_mj" in config.single_budget.limits or "energy_mj" in objectives
+
+
+def require_energy(device: DeviceMeasure) -> None:
+    """Refuse a device that tells no energy, before a table is measured on it.
+
+    Raises:
+        BudgetError: says why it does not, and what to do.
+    """
+    why = device.no_energy()
+    if why:
+        raise BudgetError(
+            f"a budget on energy_mj can't be held on {device.spec}: {why}. Read a meter beside it "
+            "(its option meter; `autoprune devices` lists meters), use a profiler that tells "
+            "energy, or state power_w, from which energy is modelled (docs/how-to/energy.md)"
+        )
+
+
+def _energy_fixed(table: CostModel, device: DeviceMeasure | None) -> CostModel:
+    """The table, whose dense network's energy the device's measurements are told against."""
+    if isinstance(table, LatencyTable) and table.reference_energy is not None and device:
+        device.reference_energy_mj = table.reference_energy.mj
     return table
 
 
@@ -121,6 +164,8 @@ def measure_table(
 
     settings = config.profile
     progress.message(f"device: {device.spec}")
+    if wants_energy(config):
+        require_energy(device)
     progress.stage("measuring a latency table", settings.candidates)
     return build_table(
         network.kernels,

@@ -113,10 +113,8 @@ class Verification:
         """The inverse of `to_dict`."""
         given = {}
         for name, value in data["measurement"].items():
-            if name in ("latency_interval_ms", "ratio_interval"):
+            if isinstance(value, list):
                 value = tuple(math.nan if v is None else v for v in value)
-            elif name in ("samples_ms", "reference_ms"):
-                value = tuple(value)
             elif name in ("latency_ms", "ratio") and value is None:
                 value = math.nan
             given[name] = value
