@@ -49,7 +49,7 @@ GOOD = ("--model", "tiny_task:build", "--inputs", "2x3x8x8", "--evaluate", "tiny
         (["search", *GOOD, "--budget", "latency=0.5x", "--set", "device=null"], "needs a device"),
         (["search", *GOOD, "--budget", "macs=0.0001x"], "is the least"),
         (["search", *GOOD, "--budget", "latencyy=0.5x"], "did you mean 'latency'?"),
-        (["search", *GOOD, "--budget", "energy=0.5x"], "budget energy_mj can't be predicted here"),
+        (["search", *GOOD, "--budget", "energy=0.5x"], "it tells none. Read a meter beside"),
         (["resume", "nowhere"], "does not exist"),
         (["verify", "."], "holds no run"),
         (["export", "nowhere", "--out", "x.onnx"], "does not exist"),

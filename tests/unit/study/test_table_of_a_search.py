@@ -112,10 +112,37 @@ def test_which_budgets_need_a_device(budget, latency):
     assert bounds_latency(budget) is latency
 
 
-@pytest.mark.parametrize("budget", ["energy=0.5x", "latencyy=0.5x", "speed=3"])
+@pytest.mark.parametrize("budget", ["latencyy=0.5x", "speed=3"])
 def test_a_budget_on_what_nothing_predicts(budget):
     with pytest.raises(BudgetError, match="can't be predicted here"):
         check_metrics(task(budget))
+
+
+def test_a_budget_on_energy_needs_a_device_that_tells_it(network, device, table, tmp_path):
+    check_metrics(task("energy=0.5x"))
+    with pytest.raises(BudgetError, match="can't be predicted here"):
+        check_metrics(task("energy=0.5x", device=None))
+    with pytest.raises(BudgetError, match=r"can't be held on fake device .*: it tells none\. Read"):
+        prepare_table(task("energy=0.5x"), network, device, None, Progress())
+    table[0].save(tmp_path / "silent.jsonl")
+    silent = dataclasses.replace(task("energy=0.5x", table="silent.jsonl"), base=tmp_path)
+    with pytest.raises(BudgetError, match="candidates' energy was measured"):
+        prepare_table(silent, network, device, None, Progress())
+
+
+def test_energy_is_told_against_the_tables_reference(network, tmp_path):
+    from autoprune.pruning.selection import select
+
+    profiler = FakeProfiler(block=8, idle_w=2.0, pj_per_mac=300.0)
+    config = task("energy=0.5x").config
+    metered = DeviceMeasure(network, profiler, lambda c: select(network, c), config.verify)
+    made = prepare_table(task("energy=0.5x"), network, metered, None, Progress())
+    assert made.metrics == ("latency_ms", "energy_mj")
+    assert metered.reference_energy_mj == made.reference_energy.mj
+    metered.reference_energy_mj *= 2  # as if the device had warmed up since
+    (half,) = metered.candidates([network.dense], 1.0)
+    assert half.energy_ratio == pytest.approx(1.0, abs=1e-6)
+    assert half.energy_mj == pytest.approx(2 * made.reference_energy.mj, rel=1e-5)
 
 
 def test_a_cost_model_of_ones_own_may_predict_it():
