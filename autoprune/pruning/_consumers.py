@@ -19,9 +19,10 @@ from autoprune.graph.network import Network
 from autoprune.pruning._rows import Window
 from autoprune.pruning._sites import arguments_of, op_name
 from autoprune.pruning._tensors import named_tensors
-from autoprune.pruning._walk import ancestors, tensor_names
+from autoprune.pruning._walk import Lookup, Walk, ancestors, tensor_names
 
-_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, **_TRANSPOSED}
 #: Layer → its arguments for input, weight and bias. addmm's weight is (in, out).
 _ARGUMENTS = {
     **dict.fromkeys(("linear", *_CONVOLUTIONS), ("input", "weight", "bias")),
@@ -40,7 +41,7 @@ class Consumer:
         weight: dotted name of its weight, which nothing else uses.
         bias: dotted name of its bias, or None.
         input: what it reads.
-        transposed: whether the weight is (in, out) instead of (out, in, ...).
+        transposed: whether the weight is (in, out / groups, ...), not (out, in / groups, ...).
         fan_in: inputs of one output channel.
         window: what it reads.
         channel: dimension of the output's channels.
@@ -70,9 +71,26 @@ class Consumer:
         """The weight's dimension of input channels."""
         return 0 if self.transposed else 1
 
-    def oriented(self, weight: Tensor) -> Tensor:
-        """A view of the weight as (out, in, ...)."""
-        return weight.t() if self.transposed else weight
+    @property
+    def separable(self) -> bool:
+        """Whether the weight's dimension of input channels counts those of one group alone."""
+        return not self.transposed or arguments_of(self.node).get("groups", 1) == 1
+
+    def read(self, tensors: Lookup, walk: Walk) -> tuple[Tensor, int]:
+        """The weight as (out, in / groups, ...), and the number of groups."""
+        weight = tensors(self.weight)
+        groups = int(walk.argument(self.node, "groups", 1))
+        if not self.transposed:
+            return weight, groups
+        split = weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2)
+        return split.flatten(0, 1), groups
+
+    def write(self, tensors: Lookup, weight: Tensor, groups: int) -> None:
+        """Put a weight (out, in / groups, ...) in its place."""
+        if self.transposed:
+            split = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+            weight = split.flatten(0, 1)
+        tensors(self.weight).copy_(weight)
 
 
 class _Names:
@@ -127,6 +145,7 @@ def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
         return None
     if (dims and rank != dims + 2) or {arguments.get("alpha", 1), arguments.get("beta", 1)} != {1}:
         return None
+    transposed = op == "addmm" or op in _TRANSPOSED
     channel = 1 if dims else rank - 1
     chain = tuple(_chain(node, channel, names))
     end = chain[-1] if chain else node
@@ -142,9 +161,9 @@ def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
         weight=weight,
         bias=bias,
         input=source,
-        transposed=op == "addmm",
-        fan_in=int(shape[0] if op == "addmm" else shape[1:].numel()),
-        window=_window(arguments, dims) if dims else Window(),
+        transposed=transposed,
+        fan_in=int(shape.numel() // shape[1] if transposed else shape[1:].numel()),
+        window=_window(arguments, dims, op in _TRANSPOSED) if dims else Window(),
         channel=channel,
         chain=chain,
         end=end,
@@ -154,7 +173,7 @@ def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
     )
 
 
-def _window(arguments: Mapping[str, Any], dims: int) -> Window:
+def _window(arguments: Mapping[str, Any], dims: int, transposed: bool) -> Window:
     kernel = tuple(int(n) for n in arguments["weight"].meta["val"].shape[2:])
 
     def each(value: Any) -> tuple[int, ...]:
@@ -170,7 +189,7 @@ def _window(arguments: Mapping[str, Any], dims: int) -> Window:
         after = tuple(n - n // 2 for n in total)
     else:
         before = after = each(padding)
-    return Window(kernel, each(arguments["stride"]), before, after, dilation)
+    return Window(kernel, each(arguments["stride"]), before, after, dilation, transposed)
 
 
 def _chain(node: fx.Node, channel: int, names: _Names) -> Iterator[fx.Node]:

@@ -15,28 +15,84 @@ _PANEL = 96
 
 
 class Moments:
-    """Means, and covariances of the inputs with themselves and with the outputs.
+    """Means, and covariances of the inputs with themselves and with the outputs, batch by batch.
+
+    Each batch is centred by itself and merged exactly (Chan et al. 1983, "Algorithms for
+    computing the sample variance"), so that memory is that of one batch and of the covariances.
 
     Args:
-        x: (groups, rows, inputs), overwritten.
-        y: (groups, rows, outputs), overwritten.
         center: whether the means are taken off, for a fit with an intercept.
     """
 
-    def __init__(self, x: Tensor, y: Tensor | None = None, center: bool = True) -> None:
-        kind = torch.float64 if x.shape[-1] <= _DOUBLE else torch.float32
+    def __init__(self, center: bool = True) -> None:
+        self.rows = 0
+        self._center = center
+        self._mean_x = self._mean_y = self._xx = self._xy = torch.zeros(())
+
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            x: (groups, rows, inputs), overwritten.
+            y: (groups, rows, outputs), overwritten; in every batch or in none.
+        """
         rows = x.shape[1]
-        self.rows = rows
-        self.mean_x = x.mean(1, keepdim=True) if center else torch.zeros_like(x[:, :1])
-        if center:
-            x.sub_(self.mean_x)
-        transposed = x.transpose(1, 2)
-        self.xx = _gram(x).to(kind).div_(rows)
+        if not rows:
+            return
+        kind = torch.float64 if x.shape[-1] <= _DOUBLE else torch.float32
+        mean_x = self._take_mean(x)
+        xx = _gram(x).to(kind)
+        mean_y, xy = torch.zeros(()), torch.zeros(())
         if y is not None:
-            self.mean_y = y.mean(1, keepdim=True) if center else torch.zeros_like(y[:, :1])
-            if center:
-                y.sub_(self.mean_y)
-            self.xy = torch.matmul(transposed, y).to(kind).div_(rows)
+            mean_y = self._take_mean(y)
+            xy = torch.matmul(x.transpose(1, 2), y).to(kind)
+        if not self.rows:
+            self._mean_x, self._mean_y, self._xx, self._xy = mean_x, mean_y, xx, xy
+        else:
+            self._xx += xx
+            self._xy = self._xy + xy
+            if self._center:
+                self._merge(mean_x, mean_y, rows, y is not None)
+        self.rows += rows
+
+    def _take_mean(self, values: Tensor) -> Tensor:
+        if not self._center:
+            return torch.zeros_like(values[:, :1])
+        mean = values.mean(1, keepdim=True)
+        values.sub_(mean)
+        return mean
+
+    def _merge(self, mean_x: Tensor, mean_y: Tensor, rows: int, both: bool) -> None:
+        """Take a batch's means in, and what their distance adds to the covariances."""
+        share = rows / (self.rows + rows)
+        step_x = mean_x - self._mean_x
+        far = step_x.to(self._xx.dtype)
+        self._xx += self.rows * share * (far.transpose(1, 2) @ far)
+        if both:
+            step_y = mean_y - self._mean_y
+            self._xy += self.rows * share * (far.transpose(1, 2) @ step_y.to(self._xy.dtype))
+            self._mean_y = self._mean_y + share * step_y
+        self._mean_x = self._mean_x + share * step_x
+
+    @property
+    def mean_x(self) -> Tensor:
+        """(groups, 1, inputs); zeros where the means are not taken off."""
+        return self._mean_x
+
+    @property
+    def mean_y(self) -> Tensor:
+        """(groups, 1, outputs); zeros where the means are not taken off."""
+        return self._mean_y
+
+    @property
+    def xx(self) -> Tensor:
+        """(groups, inputs, inputs) covariance."""
+        return self._xx / max(self.rows, 1)
+
+    @property
+    def xy(self) -> Tensor:
+        """(groups, inputs, outputs) covariance."""
+        return self._xy / max(self.rows, 1)
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -93,6 +149,7 @@ def solve(moments: Moments, start: Tensor, ridge: float, where: str) -> Tensor:
     Raises:
         SurgeryError: the inputs are not finite.
     """
-    start = start.to(moments.xx.dtype)
-    missing = moments.xy - moments.xx @ start
-    return start + torch.cholesky_solve(missing, factor(moments.xx, ridge, where))
+    covariance = moments.xx
+    start = start.to(covariance.dtype)
+    missing = moments.xy - covariance @ start
+    return start + torch.cholesky_solve(missing, factor(covariance, ridge, where))

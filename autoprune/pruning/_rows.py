@@ -19,7 +19,8 @@ Positions = tuple[Tensor, ...]
 class Window:
     """What a convolution reads: spatial settings, one entry for each spatial dimension.
 
-    A linear layer is a window of no dimensions.
+    A linear layer is a window of no dimensions. A transposed convolution reads, for each offset
+    of its kernel, the input that this offset carries to the output's position, if there is one.
     """
 
     kernel: tuple[int, ...] = ()
@@ -27,6 +28,7 @@ class Window:
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    transposed: bool = False
 
     @property
     def offsets(self) -> int:
@@ -100,6 +102,8 @@ def patches(x: Tensor, window: Window, positions: Positions, groups: int = 1) ->
     """
     if not window.kernel:
         return x[positions][None]
+    if window.transposed:
+        return _grouped(_spread(x.movedim(1, -1), window, positions), groups)
     dims = len(window.kernel)
     pad = [n for d in reversed(range(dims)) for n in (window.before[d], window.after[d])]
     x = x.movedim(1, -1)
@@ -112,7 +116,32 @@ def patches(x: Tensor, window: Window, positions: Positions, groups: int = 1) ->
         shape = [1] * (dims + 1)
         shape[d + 1] = -1
         index.append((place * window.stride[d]).view(-1, *[1] * dims) + offset.view(shape))
-    read = x[tuple(index)].flatten(1, -2)  # rows, offsets, channels
+    return _grouped(x[tuple(index)].flatten(1, -2), groups)
+
+
+def _spread(x: Tensor, window: Window, positions: Positions) -> Tensor:
+    """(rows, offsets, channels) what reaches output positions of a transposed convolution.
+
+    Output q gets input p by the offset k with q = p · stride - padding + k · dilation.
+    """
+    dims = len(window.kernel)
+    sample, *places = positions
+    index = [sample.view(-1, *[1] * dims)]
+    there = torch.ones([1] * (dims + 1), dtype=torch.bool)
+    for d, place in enumerate(places):
+        shape = [1] * (dims + 1)
+        shape[d + 1] = -1
+        offset = (torch.arange(window.kernel[d]) * window.dilation[d]).view(shape)
+        moved = (place + window.before[d]).view(-1, *[1] * dims) - offset
+        source = moved // window.stride[d]
+        there = there & (moved % window.stride[d] == 0) & (source >= 0) & (source < x.shape[d + 1])
+        index.append(source.clamp(0, x.shape[d + 1] - 1))
+    read = x[tuple(index)] * there.unsqueeze(-1)
+    return read.flatten(1, -2)
+
+
+def _grouped(read: Tensor, groups: int) -> Tensor:
+    """(groups, rows, offsets × channels / groups) of (rows, offsets, channels)."""
     if groups == 1:
         return read.flatten(1)[None]
     split = read.reshape(*read.shape[:2], groups, -1)

@@ -135,6 +135,13 @@ class Walk:
             self._run(node)
         return self._values[node.name]
 
+    def argument(self, node: fx.Node, name: str, default: Any = None) -> Any:
+        """A constant argument of a node, as it is in the pruned network."""
+        rewrite = self._rewrites.get(node.name)
+        if rewrite is not None and name in rewrite.changes:
+            return rewrite.changes[name][1]
+        return arguments_of(node).get(name, default)
+
     def call(self, node: fx.Node, replaced: Mapping[str, Any], batch: int = 0) -> Any:
         """Run one node on a batch, with other values for some of its inputs; not remembered.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from autoprune.pruning._consumers import Consumer, consumers, downstream, order
 from autoprune.pruning._probe import affine
 from autoprune.pruning._ridge import Moments, solve
 from autoprune.pruning._rows import Positions, as_matrix, as_weight, at, draw, patches, renumbered
-from autoprune.pruning._sites import arguments_of, op_name
+from autoprune.pruning._sites import Rewrite, arguments_of, op_name
 from autoprune.pruning._walk import Walk, lookup, tensor_names
 from autoprune.pruning.recalibrate import Running
 
@@ -42,7 +42,8 @@ class Reconstructor:
     which AMC (He et al. 2018) uses too. The pruned network is run once, layer by layer, on
     calibration data; each layer that reads pruned channels is refitted, on its already pruned
     inputs, to give what the dense network gives at sampled positions: convolutions of any kernel
-    size, stride, dilation and group count, and linear layers, weight and bias. Where a layer's
+    size, stride, dilation and group count, transposed ones too, and linear layers, weight and
+    bias. Where a layer's
     output passes through BatchNorm or a scale into a residual add, it is the add's output that
     is aimed at, with what the pruned network has in the other branch, so that earlier errors are
     corrected. BatchNorm statistics behind layers that are not refitted are moved on the way, by
@@ -197,12 +198,14 @@ class _Refit:
         self.keep = network.keep(selection)
         self.kept = kept = network.kept_indices(selection)
         changed = altered(network, self.keep)
+        changes = {r.node: r for r in rewrites(network, self.keep)}
         self.find = lookup(pruned)
         self._check(pruned, kept)
         self.layers = {
             c.node: c
             for c in owner._consumers
-            if c.reads in kept.get(c.weight, {}) or (owner.scope == "all" and c.input in changed)
+            if self._narrowed(c, changes.get(c.node.name))
+            or (owner.scope == "all" and c.input in changed)
         }
         aligned = {step for c in self.layers.values() for step in c.chain}
         self.norms = {
@@ -211,13 +214,23 @@ class _Refit:
             if op_name(node) == "batch_norm" and node not in aligned and node.args[0] in changed
         }
         nodes = order(network, tuple(self.layers.values()), tuple(self.norms))
-        changes = {r.node: r for r in rewrites(network, self.keep)}
         looks = {c.node: c.other for c in self.layers.values() if c.other is not None}
         self.walk = Walk(network.program, nodes, self.find, owner._calls, changes, looks)
 
     def run(self) -> tuple[str, ...]:
         self.walk.run(before=self._before)
         return tuple(c.weight for c in self.layers.values())
+
+    def _narrowed(self, layer: Consumer, rewrite: Rewrite | None) -> bool:
+        """Whether it lost input channels; whole groups that go leave the others as they are."""
+        if layer.reads not in self.kept.get(layer.weight, {}):
+            return False
+        if layer.separable:
+            return True
+        groups = int(arguments_of(layer.node)["groups"])
+        left = groups if rewrite is None else rewrite.changes.get("groups", (0, groups))[1]
+        dense = layer.node.args[1].meta["val"].shape[0]  # type: ignore[union-attr]
+        return bool(len(self.kept[layer.weight][0]) * groups < dense * left)
 
     def _check(self, pruned: nn.Module, kept: Mapping[str, Mapping[int, Any]]) -> None:
         for name, dims in kept.items():
@@ -256,16 +269,15 @@ class _Refit:
         running.shift(self.find(mean_name), self.find(var_name), since=dense, kept=kept)
 
     def _refit(self, layer: Consumer) -> None:
-        weight = layer.oriented(self.find(layer.weight))
-        width = self.walk.values(layer.input)[0].shape[layer.channel]
-        groups = width // weight.shape[1]
-        x, y = self._regression(layer, groups)
-        if x.shape[1] < 2:
-            return
-        scale, offset = affine(self.walk, layer, layer.node, layer.chain, weight)
+        weight, groups = layer.read(self.find, self.walk)
         can_shift = layer.bias is not None or layer.shift is not None
         outputs = len(weight) // groups
-        moments = Moments(x, y.view(-1, groups, outputs).transpose(0, 1), can_shift)
+        moments = Moments(can_shift)
+        for x, y in self._regression(layer, groups):
+            moments.add(x, y.view(-1, groups, outputs).transpose(0, 1))
+        if moments.rows < 2:
+            return
+        scale, offset = affine(self.walk, layer, layer.node, layer.chain, weight)
         usable = scale.abs() > 1e-6 * scale.abs().max().clamp_min(1e-30)
         old = as_matrix(weight, groups)
         factors = scale.view(groups, 1, outputs)
@@ -275,15 +287,14 @@ class _Refit:
         if can_shift:
             fitted = moments.mean_y - moments.mean_x @ (matrix * factors)
             self._shift(layer, fitted.flatten() - offset, scale, usable)
-        weight.copy_(as_weight(matrix, weight.shape))
+        layer.write(self.find, as_weight(matrix, weight.shape), groups)
 
-    def _regression(self, layer: Consumer, groups: int) -> tuple[Tensor, Tensor]:
-        """Inputs (groups, rows, inputs) and targets (rows, outputs), of all batches."""
+    def _regression(self, layer: Consumer, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (groups, rows, inputs) and targets (rows, outputs) of each batch."""
         labels: Any = self.network.labels[layer.target.name]
         masks: list[Keep | None] = [None if label is None else self.keep[label] for label in labels]
         channels = masks.pop(layer.channel)
         sample = self.owner._samples[layer.node.name]
-        xs, ys = [], []
         inputs = self.walk.values(layer.input)
         others: Sequence[Any] = self.walk.values(layer.other) if layer.other else [None]
         for batch, (dense, positions) in enumerate(
@@ -294,11 +305,7 @@ class _Refit:
             y = y[:, torch.from_numpy(channels)] if channels is not None else y.clone()
             if layer.other is not None:
                 y -= at(others[batch], layer.channel, places)
-            xs.append(patches(inputs[batch], layer.window, places, groups))
-            ys.append(y)
-        if len(xs) == 1:
-            return xs[0], ys[0]
-        return torch.cat(xs, 1), torch.cat(ys)
+            yield patches(inputs[batch], layer.window, places, groups), y
 
     def _shift(self, layer: Consumer, amount: Tensor, scale: Tensor, usable: Tensor) -> None:
         """Set what makes the intercept: the layer's own bias, or one behind it."""
@@ -308,9 +315,8 @@ class _Refit:
         elif layer.shift is not None:
             step, name = layer.shift
             behind = layer.chain[layer.chain.index(step) + 1 :]
-            gain, _ = affine(
-                self.walk, layer, step, behind, layer.oriented(self.find(layer.weight))
-            )
+            weight, _ = layer.read(self.find, self.walk)
+            gain, _ = affine(self.walk, layer, step, behind, weight)
             fine = gain.abs() > 1e-12
             bias = self.find(name)
             change = torch.where(fine, amount / torch.where(fine, gain, 1), 0.0)

@@ -75,6 +75,8 @@ class Redundant(nn.Module):
         nn.Conv2d(6, 5, 3, stride=2, padding=(1, 0), dilation=(1, 2)),
         nn.Conv2d(6, 5, 3, padding="same", bias=False),
         nn.Sequential(nn.Flatten(), nn.Linear(6 * 64, 7)),
+        nn.ConvTranspose2d(6, 5, 3, stride=2, padding=1, output_padding=1),
+        nn.ConvTranspose2d(6, 5, (2, 3), stride=(2, 1), dilation=(1, 2), bias=False),
     ],
 )
 def test_combinations_of_kept_channels_are_recovered(use: nn.Module) -> None:
