@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autoprune.pruning import load, mask, prune, save
     from autoprune.searchers.base import SearchContext, Searcher
     from autoprune.space.space import SearchSpace
-    from autoprune.study import Result, resume, search
+    from autoprune.study import Result, pick, resume, search
 
 __version__ = version("autoprune")
 
@@ -50,6 +50,7 @@ _WHERE = {
     "Trial": "core.trial",
     "load": "pruning",
     "mask": "pruning",
+    "pick": "study",
     "prune": "pruning",
     "resume": "study",
     "save": "pruning",
@@ -81,6 +82,7 @@ __all__ = [
     "Trial",
     "load",
     "mask",
+    "pick",
     "prune",
     "resume",
     "save",

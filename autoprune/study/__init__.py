@@ -2,6 +2,7 @@
 
 from autoprune.study.api import resume, search, search_config
 from autoprune.study.config import SearchConfig
+from autoprune.study.picking import pick
 from autoprune.study.progress import Progress
 from autoprune.study.result import Result
 from autoprune.study.settings import RecoverSettings, TableSettings, VerifySettings
@@ -14,6 +15,7 @@ __all__ = [
     "TableSettings",
     "VerifySettings",
     "WorkerSettings",
+    "pick",
     "resume",
     "search",
     "search_config",

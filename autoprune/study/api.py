@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,11 @@ from autoprune.searchers.base import Searcher
 from autoprune.space.space import SearchSpace
 from autoprune.study.conduct import conduct
 from autoprune.study.config import budget_settings, validate
-from autoprune.study.config_files import read_config, read_yaml, write_yaml
+from autoprune.study.config_files import read_config, write_yaml
 from autoprune.study.families import family_settings, is_family
-from autoprune.study.folder import SCHEMA, RunFolder, check_schema
+from autoprune.study.folder import SCHEMA, RunFolder
 from autoprune.study.progress import Progress
+from autoprune.study.reopening import fingerprint, reopen
 from autoprune.study.result import Result
 from autoprune.study.settings import (
     FrontSettings,
@@ -233,29 +233,20 @@ def resume(
         RunVersionError: a newer autoprune wrote it.
         ConfigError: an object that the run began with is missing.
     """
-    folder = RunFolder.open(run)
-    data = read_yaml(folder.config)
-    noted = data.get("run")
-    if not isinstance(noted, Mapping):
-        raise RunError(f"{folder.config} was not written by autoprune: it has no section 'run'")
-    check_schema(noted.get("schema_version"), folder.config)
-    config = validate(data, str(folder.config))
-    base = Path(noted["base"])
-    if config.model is not None:
-        task = task_from_config(config, base)
-    else:
-        if model is None or example_inputs is None or evaluate is None:
-            raise ConfigError(
-                f"the run {folder.path} was begun from Python: resume it there, by "
-                "autoprune.resume(run, model=..., example_inputs=..., evaluate=...) with the "
-                "objects that autoprune.search was given"
-            )
-        task = Task(config, model, as_inputs(example_inputs), evaluate, base=base)
-        task.calibration = None if calibration is None else list(calibration)
-        task.train, task.loss = train, loss
-    task.profiler, task.searcher, task.importance = device, searcher, importance
-    task.space, task.table = space, table
-    _same_network(task, folder)
+    folder, task = reopen(
+        run,
+        model=model,
+        example_inputs=example_inputs,
+        evaluate=evaluate,
+        calibration=calibration,
+        train=train,
+        loss=loss,
+        device=device,
+        searcher=searcher,
+        importance=importance,
+        space=space,
+        table=table,
+    )
     with folder:
         return conduct(task, folder, progress or Progress())
 
@@ -290,27 +281,6 @@ def begin(
         except AutopruneError:
             folder.discard_unless_begun()
             raise
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A short name of a network's structure and weights."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        if tensor.numel():
-            total = tensor.detach().double()
-            digest.update(f"{float(total.sum()):.9e} {float(total.abs().max()):.9e}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _same_network(task: Task, folder: RunFolder) -> None:
-    run = task.config.run
-    found = fingerprint(task.model)
-    if run is not None and run.network != found:
-        raise RunError(
-            f"the run {folder.path} was begun with another network (fingerprint {run.network}, "
-            f"now {found}); build the same one with the same weights, or start a new run"
-        )
 
 
 def _aims(

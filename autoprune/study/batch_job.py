@@ -156,7 +156,8 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
 
 
 def _search(folder: BatchFolder, index: int, attempts: int) -> None:
-    from autoprune.study.api import begin, fingerprint
+    from autoprune.study.api import begin
+    from autoprune.study.reopening import fingerprint
     from autoprune.study.cache import EvaluationCache, content_of
     from autoprune.study.conduct import conduct
     from autoprune.study.config import validate
