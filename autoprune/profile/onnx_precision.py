@@ -31,6 +31,7 @@ class Converter:
         calibration: batches of inputs as `load_batches` takes them; None for the example inputs.
         quantizer: "own" for pairs without biases, as TensorRT wants them; "onnxruntime" for its
             own quantiser, symmetric int8 with a scale for each output channel.
+        stamped: name every node of a network, and its layer, in "fp32" too.
 
     Raises:
         ProfilerError: the batches can't be read.
@@ -43,8 +44,10 @@ class Converter:
         rest: str = "fp32",
         calibration: object = None,
         quantizer: str = "own",
+        stamped: bool = False,
     ) -> None:
         self.precision, self._rest, self._quantizer = precision, rest, quantizer
+        self._stamped = stamped
         self._batches = () if calibration is None else load_batches(calibration)
         self._ranges: dict[str, tuple[float, float]] = {}
         self._seen: set[str] = set()  # tensors of the first network, those of integers too
@@ -59,17 +62,17 @@ class Converter:
         return {"calibrated_on": source, "not_quantised": self._rest}
 
     def convert(self, artifact: Artifact) -> Artifact:
-        """The network in that precision; itself for "fp32".
+        """The network in that precision.
 
         Raises:
             ProfilerError: it is no ONNX model, or can't be converted; says why.
         """
-        if self.precision == "fp32":
+        if self.precision == "fp32" and not self._stamped:
             return artifact
         model = self._load(artifact.onnx)
         if self.precision in HALVES:
             to_half(model, self.precision)
-        else:
+        elif self.precision != "fp32":
             model = self._quantized(model, artifact)
         return replace(artifact, onnx=model.SerializeToString(), path=None)
 

@@ -19,18 +19,43 @@ GROUP = "autoprune.profilers"
 #: Our own: name → `package.module:Name`, imported when it is asked for.
 BUILTIN = {
     "onnxruntime-cpu": "autoprune.profile.registry:onnxruntime_cpu",
+    "onnxruntime-cuda": "autoprune.profile.registry:onnxruntime_cuda",
     "onnxruntime": "autoprune.profile.onnxruntime:OnnxRuntimeProfiler",
+    "tensorrt": "autoprune.profile.tensorrt:TensorRTProfiler",
+    "trtexec": "autoprune.profile.trtexec:TrtexecProfiler",
     "openvino-cpu": "autoprune.profile.openvino:OpenVinoProfiler",
     "ssh": "autoprune.profile.ssh:SshProfiler",
     "command": "autoprune.profile.command:CommandProfiler",
 }
 
 
-def onnxruntime_cpu(threads: int = 1, graph_optimization: str = "all") -> Profiler:
+def onnxruntime_cpu(
+    threads: int = 1,
+    graph_optimization: str = "all",
+    precision: str = "fp32",
+    calibration: object = None,
+) -> Profiler:
     """onnxruntime's CPU provider on this machine; arguments as of `OnnxRuntimeProfiler`."""
     from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 
-    return OnnxRuntimeProfiler(threads=threads, graph_optimization=graph_optimization)
+    return OnnxRuntimeProfiler(
+        threads, "cpu", precision, graph_optimization, calibration=calibration
+    )
+
+
+def onnxruntime_cuda(
+    precision: str = "fp32",
+    graph_optimization: str = "all",
+    gpu: int = 0,
+    cpu_fallback: bool = True,
+    calibration: object = None,
+) -> Profiler:
+    """onnxruntime's CUDA provider on this machine; arguments as of `OnnxRuntimeProfiler`."""
+    from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
+
+    return OnnxRuntimeProfiler(
+        1, "cuda", precision, graph_optimization, {"device_id": gpu}, cpu_fallback, calibration
+    )
 
 
 #: The options that every profiler takes: watts, for energy that is modelled; a meter, for energy

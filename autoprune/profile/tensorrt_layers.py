@@ -1,0 +1,163 @@
+"""Which of a network's layers each layer of a TensorRT engine covers.
+
+TensorRT fuses layers and names what comes out after them ("conv1 + relu1"), or after nothing that
+the network has ("__myl_MulAdd_myl0_9"). The engine's inspector tells the ONNX nodes of each as
+metadata ("[ONNX Layer: conv1]"); where it tells none, they are read from the name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.core.device import KernelTime
+from autoprune.core.errors import ProfilerError
+from autoprune.profile.onnx_layers import STAMP
+
+Shapes = tuple[tuple[int, ...], ...]
+
+_METADATA = re.compile(r"\[ONNX Layer: (.+?)\](?=\s*(?:\[|[\x1e\x1f]|$))")
+_RANGE = re.compile(r"^\{?ForeignNode\[(.+?)\.\.\.(.+?)\]\}?$")
+_MYELIN = re.compile(r"_myl\d+_\d+$")
+_REFORMAT = re.compile(r"^(Reformatting|shuffle|copy)", re.I)
+
+#: ONNX ops whose kind the cost of a kernel depends on, before what is fused into it.
+_HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer of an engine, as its inspector tells it.
+
+    Attributes:
+        name: what the engine calls it; its profiler calls it so too.
+        type: TensorRT's kind of layer.
+        metadata: the ONNX nodes it came from, in TensorRT's notation.
+        input_shapes: of its tensors, then its constants where they are told.
+        output_shapes: of its tensors.
+    """
+
+    name: str
+    type: str = ""
+    metadata: str = ""
+    input_shapes: Shapes = ()
+    output_shapes: Shapes = ()
+
+
+def read_layers(text: str) -> list[LayerInfo]:
+    """Read an inspector's JSON, of 10.x or 11.x, or what `trtexec --exportLayerInfo` wrote.
+
+    Raises:
+        ProfilerError: it is something else.
+    """
+    try:
+        layers = json.loads(text)["Layers"]
+        return [
+            LayerInfo(layer)
+            if isinstance(layer, str)  # without detailed profiling verbosity: names alone
+            else LayerInfo(
+                str(layer["Name"]),
+                str(layer.get("LayerType", "")),
+                str(layer.get("Metadata", "")),
+                (*_shapes(layer.get("Inputs")), *_shapes(layer.get("Constants"))),
+                _shapes(layer.get("Outputs")),
+            )
+            for layer in layers
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProfilerError(
+            f"the engine's layer information must be JSON with Layers: {error}"
+        ) from error
+
+
+def _shapes(tensors: Any) -> Shapes:
+    return tuple(tuple(int(d) for d in t.get("Dimensions", ())) for t in tensors or ())
+
+
+class OnnxNodes:
+    """The nodes of the network that was built, by name, in order.
+
+    Args:
+        onnx: the serialised model, its nodes named and stamped (see `onnx_layers.stamp`).
+    """
+
+    def __init__(self, onnx: bytes) -> None:
+        import onnx as package
+
+        graph = package.load_from_string(onnx).graph
+        self._order = {node.name: number for number, node in enumerate(graph.node)}
+        self._names = list(self._order)
+        self._ops = {node.name: str(node.op_type) for node in graph.node}
+        self._layers = {
+            node.name: str(entry.value)
+            for node in graph.node
+            for entry in node.metadata_props
+            if entry.key == STAMP
+        }
+
+    def covered(self, info: LayerInfo) -> list[str]:
+        """Names of the nodes that a layer of the engine covers, in the network's order."""
+        found = {name.strip() for name in _METADATA.findall(info.metadata)}
+        if not found and not _REFORMAT.match(info.name):
+            for part in re.split(r" \+ | \|\| ", _MYELIN.sub("", info.name)):
+                found |= self._part(part.strip())
+        return sorted(found & self._order.keys(), key=self._order.__getitem__)
+
+    def _part(self, text: str) -> set[str]:
+        """Nodes of one part of a fused name."""
+        match = _RANGE.match(text)
+        if match and {*match.groups()} <= self._order.keys():
+            first, last = (self._order[name] for name in match.groups())
+            return set(self._names[min(first, last) : max(first, last) + 1])
+        if text.startswith("PWN(") and text.endswith(")"):
+            inner = re.split(r", | \+ ", text[4:-1])
+            return set().union(*(self._part(each.strip()) for each in inner))
+        return {text} & self._order.keys()
+
+    def kernel(self, info: LayerInfo, name: str, latency_ms: float) -> KernelTime:
+        """A layer of the engine with its time, told in layers of the network."""
+        nodes = self.covered(info)
+        heavy = [self._ops[node] for node in nodes if self._ops[node] in _HEAVY]
+        layers = dict.fromkeys(self._layers[node] for node in nodes if node in self._layers)
+        return KernelTime(
+            name=name,
+            layers=tuple(layers),
+            op=heavy[0] if heavy else info.type or "unknown",
+            latency_ms=latency_ms,
+            input_shapes=info.input_shapes,
+            output_shapes=info.output_shapes,
+        )
+
+
+def kernels(
+    times: Mapping[str, float], layers: Sequence[LayerInfo], nodes: OnnxNodes, scale: float
+) -> tuple[KernelTime, ...]:
+    """Join a profiler's times with the inspector's layers.
+
+    Args:
+        times: milliseconds of each layer of the engine, in the order of execution; where a name
+            comes again, "#2" stands behind it.
+        layers: of the engine.
+        nodes: of the network that was built.
+        scale: what to multiply times by.
+    """
+    known = {info.name: info for info in layers}
+    found = []
+    for name, time in times.items():
+        plain = re.sub(r"#\d+$", "", name)
+        info = known.get(name) or known.get(plain) or LayerInfo(plain)
+        found.append(nodes.kernel(info, name, time * scale))
+    return tuple(found)
+
+
+def by_occurrence(reported: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Times in order, a name that comes again told apart by "#2", "#3", ..."""
+    times: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, time in reported:
+        counts[name] = counts.get(name, 0) + 1
+        times[name if counts[name] == 1 else f"{name}#{counts[name]}"] = float(time)
+    return times
