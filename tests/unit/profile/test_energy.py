@@ -216,6 +216,27 @@ def test_a_profiler_that_does_not_read_the_meter_says_so():
     assert "did not read the meter" in found.notes[0]
 
 
+def test_a_meter_of_ones_own_beside_a_profiler():
+    from autoprune.testing.fake_profiler import FakeProfiler
+    from autoprune.testing.profilers import check_profiler, conv_artifact
+
+    class Timed(FakeProfiler):
+        name, resolution_s = "supply", 0.001
+
+        def read_mj(self):
+            return 3000.0 * self._now_s
+
+    device = Timed()
+    metered = Metered(device, device)
+    check_profiler(metered)
+    artifacts = [conv_artifact("a", 16), conv_artifact("b", 32)]
+    dense, other = metered.measure(artifacts, MeasuringProtocol())
+    assert dense.energy_mj == pytest.approx(3.0 * dense.latency_ms, rel=0.01)
+    assert other.energy_ratio == pytest.approx(other.ratio, rel=0.01)
+    assert metered.device.details["energy"] == "measured, supply: idle power included"
+    assert metered.device == device.device
+
+
 def test_meters_are_listed_with_what_is_missing():
     rows = {row.name: row for row in meters()}
     assert set(rows) >= {"jetson", "nvml", "rapl"}
