@@ -180,6 +180,27 @@ def verify(run: RunPath, json: Json = False) -> None:
 
 
 @app.command()
+def pick(
+    run: RunPath,
+    budget: Annotated[
+        list[str], typer.Option(help="latency=0.6x, macs=60M, params=0.5x; may be repeated.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make; one in RUN where it is left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take the best network for a budget off a finished run, without a new search.
+
+    Exit status: 0 the budget holds as it was measured now, 1 it does not, 2 no network of the run
+    holds it.
+    """
+    from autoprune.cli.picking import run_pick
+
+    raise typer.Exit(run_pick(run, budget, out, as_json=json))
+
+
+@app.command()
 def export(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="File to write.")],

@@ -56,26 +56,62 @@ def _show(
         if not ended and folder and (folder[0] / "config.yaml").exists():
             error.add_note(f"when it is mended, go on with: autoprune resume {folder[0]}")
         raise
+    show(result, progress, as_json=as_json)
+    return HELD if all(one.held for one in result.family or (result,)) else NOT_HELD
+
+
+def show(result: study.Result, progress: TerminalProgress, *, as_json: bool) -> None:
+    """Print a result, or a front or a family with it, and draw its picture."""
     try:
-        picture = _picture(result)
+        pictures = _pictures(result)
     except AutopruneError as error:  # What was found is shown all the same.
         progress.message(f"warning: no picture: {error}")
-        picture = None
+        pictures = []
+    folder = _folder(result)
+    family = None
+    if result.family and folder is not None:
+        family = RunFolder(folder).read_json(RunFolder(folder).family)
     if as_json:
-        print(json.dumps(result.data, ensure_ascii=False))
+        print(json.dumps(family or result.front or result.data, ensure_ascii=False))
+        return
+    console = Console()
+    console.print()
+    if family is not None:
+        console.print(report.family_table(family), highlight=False)
+    elif result.family:
+        for member in result.family:
+            console.print(report.summary(member.data), highlight=False)
+            console.print()
     else:
-        console = Console()
-        console.print()
+        if result.front is not None:
+            console.print(report.front_table(result.front), highlight=False)
+            console.print()
+            console.print("the most accurate of them that holds the budget:", highlight=False)
         console.print(report.summary(result.data), highlight=False)
-        if result.folder is not None:
-            console.print(f"run folder: {result.folder}", markup=False, soft_wrap=True)
-        if picture is not None:
-            console.print(f"picture: {picture}", markup=False, soft_wrap=True)
-    return HELD if result.held else NOT_HELD
+    if folder is not None:
+        console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+    if result.front is not None and folder is not None:
+        line = f"for another budget: autoprune pick {folder} --budget latency=0.6x"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for picture in pictures:
+        console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _picture(result: study.Result) -> Path | None:
-    """`trials.png` in the run folder, where there is one and something to draw."""
-    if result.folder is None or not any(trial.ok for trial in result.trials):
-        return None
-    return report.scatter(result.data, result.trials, result.folder / "trials.png")
+def _folder(result: study.Result) -> Path | None:
+    """The run folder; of a family, the one that holds the folders of its budgets."""
+    if result.folder is None or not result.family:
+        return result.folder
+    return result.folder.parent
+
+
+def _pictures(result: study.Result) -> list[Path]:
+    """What is drawn in the run folder, where there is one and something to draw."""
+    folder = _folder(result)
+    if folder is None or not any(trial.ok for trial in result.trials):
+        return []
+    if result.family:
+        family = RunFolder(folder).read_json(RunFolder(folder).family)
+        return [report.family_picture(family, result.trials, folder / "family.png")]
+    if result.front is not None and result.front["points"]:
+        return [report.front_picture(result.front, result.trials, folder / "pareto.png")]
+    return [report.scatter(result.data, result.trials, folder / "trials.png")]

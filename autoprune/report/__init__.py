@@ -1,6 +1,16 @@
-"""What a person sees of a result: the closing table and a picture of the search."""
+"""What a person sees of a result: closing tables and pictures of the search."""
 
+from autoprune.report.family import family_picture, family_table
+from autoprune.report.pareto import front_picture, front_table
 from autoprune.report.scatter import scatter
 from autoprune.report.summary import plain, summary
 
-__all__ = ["plain", "scatter", "summary"]
+__all__ = [
+    "family_picture",
+    "family_table",
+    "front_picture",
+    "front_table",
+    "plain",
+    "scatter",
+    "summary",
+]

@@ -13,7 +13,7 @@ from autoprune.core.files import write_atomically
 from autoprune.core.trial import Trial
 
 #: Metric → (divisor, axis label).
-_AXES = {
+AXES = {
     "latency_ms": (1.0, "latency (ms per batch)"),
     "energy_mj": (1.0, "energy (mJ per batch)"),
     "macs": (1e6, "MACs per sample (M; FLOPs = 2 × MACs)"),
@@ -41,7 +41,7 @@ def scatter(
     from matplotlib.figure import Figure
 
     name = metric or next(iter(data["budget"]["limits"]))
-    divisor, label = _AXES.get(name, (1.0, METRICS.get(name, name)))
+    divisor, label = AXES.get(name, (1.0, METRICS.get(name, name)))
     objective = data["objective"]
     points = [(t, t.predicted.get(name)) for t in trials if t.ok]
     drawn = [(t, x / divisor) for t, x in points if x is not None]

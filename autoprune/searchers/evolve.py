@@ -97,8 +97,23 @@ class EvolveSearcher(ProposingSearcher):
 
     def _mutate(self) -> Ints:
         """(M, n) changes of the best candidates that hold the budget."""
-        order = np.argsort(-np.array(self._scores), kind="stable")[: self._parents]
+        order = self._best()
         return self._mutants_of(np.array([self._levels[i] for i in order]), self._mutants)
+
+    def _best(self) -> list[int]:
+        """The best trials that hold the budget; of any budget where none does.
+
+        Those of a looser budget, which others may have told, would always seem better.
+        """
+        order = np.argsort(-np.array(self._scores), kind="stable")
+        found: list[int] = []
+        for start in range(0, len(order), 64):
+            some = order[start : start + 64]
+            held = self.oracle.holds(np.array([self._levels[i] for i in some]))
+            found += some[held].tolist()
+            if len(found) >= self._parents:
+                break
+        return (found or order.tolist())[: self._parents]
 
     def _mutants_of(self, parents: Ints, count: int) -> Ints:
         """(M ≤ count, n) changes of (P, n) levels that hold the budget, most of the first ones."""
