@@ -2,15 +2,17 @@
 
     python benchmarks/driver_overhead.py [--trials 10000] [--searchers tpe amc random] [--at 20]
 
-Evaluations take no time here, so what is left is what a cluster waits for. The searcher is told
-of `--trials` finished trials, the store is filled with as many, then `--at` trials go through the
-real loop. The resume reads the whole journal, goes the search's way again and suggests the first
-new candidate; it is timed at `--resume` trials, which the searcher itself suggested.
+Evaluations take no time here, so what is left is what a cluster waits for. The store is filled
+with `--trials` finished trials, the searcher is told of them, then `--at` trials go through the
+real loop. The resume reads the whole journal, tells a new searcher of it (AMC begins with its last
+checkpoint), asks again for the last trial and suggests the first new candidate. Times are told on
+the wall, and of the processor, which is what counts where the machine is shared.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +25,7 @@ from autoprune.evaluate import LocalPool, Outcome
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.space import SearchSpace
+from autoprune.study.checkpoints import Checkpoints
 from autoprune.study.evaluation import Phases
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
@@ -35,7 +38,7 @@ PROBLEM = SyntheticProblem.resnet()
 UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=True))
 
 
-def make_loop(searcher: str, store: Store, trials: int) -> Loop:
+def make_loop(searcher: str, store: Store, trials: int, path: Path | None = None) -> Loop:
     context = SearchContext(
         SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.5), ShapeCost(), trials=trials
     )
@@ -48,6 +51,7 @@ def make_loop(searcher: str, store: Store, trials: int) -> Loop:
         max_failures=3,
         progress=Progress(),
         phases=Phases(),
+        checkpoints=None if path is None else Checkpoints(path, "accuracy"),
     )
 
 
@@ -65,64 +69,82 @@ def made_up(count: int) -> list[Trial]:
     return found
 
 
-def per_trial(searcher: str, finished: list[Trial], folder: Path, at: int) -> dict[str, float]:
-    """Seconds of a trial by phase, after so many are finished."""
-    store = Store(None if not finished else folder / f"{searcher}.log", "run", UNITS)
-    loop = make_loop(searcher, store, len(finished) + BEFORE + at)
+def fill(store: Store, finished: list[Trial]) -> None:
+    """Store trials as a run of one worker does."""
     for trial in finished:
-        loop._store.add(trial, "accuracy")
-        loop.trials.append(trial)
-        loop._next += 1
-    for start in range(0, len(finished), 100):
-        loop._searcher.update(finished[start : start + 100])
-    loop.run(len(finished) + BEFORE)
+        store.add(trial, "accuracy", asked=trial.number)
+
+
+def measure(
+    searcher: str, journal: Path | None, finished: list[Trial], folder: Path, at: int
+) -> None:
+    """Print the seconds of a trial by phase after so many are finished, and of a resume."""
+    count = len(finished)
+    total = count + BEFORE + at
+    path = folder / f"{searcher}.safetensors"
+    used = None
+    if journal is not None:
+        used = folder / f"{searcher}.log"
+        shutil.copyfile(journal, used)
+    loop = make_loop(searcher, Store(used, "run", UNITS), total, path)
+    loop._fast_forward(count)
+    if loop._searcher.replays:  # told of all, where the loop would ask it all again
+        loop._fast_forward = lambda total: None  # type: ignore[method-assign]
+        loop._replay.clear()
+        for trial in finished:
+            loop._keep(trial)
+        loop._searcher.update(finished)
+        loop._next = count
+    loop.run(count + BEFORE)
     loop._phases.seconds.clear()
-    begin = time.perf_counter()
-    loop.run(len(finished) + BEFORE + at)
-    total = (time.perf_counter() - begin) / at
-    return {"total": total, **{n: s / at for n, s in loop._phases.seconds.items()}}
-
-
-def resume(searcher: str, trials: int, folder: Path) -> tuple[float, float]:
-    """Seconds until the first new candidate: of opening the journal, and in all."""
-    path = folder / f"resume-{searcher}.log"
-    make_loop(searcher, Store(path, "run", UNITS), trials).run(trials)
-    begin = time.perf_counter()
-    store = Store(path, "run", UNITS)
-    store.trials()
-    opened = time.perf_counter() - begin
-    loop = make_loop(searcher, store, trials)
-    loop.run(trials)
-    loop._searcher.suggest(1)
-    return opened, time.perf_counter() - begin
+    wall, cpu = time.perf_counter(), time.process_time()
+    loop.run(total)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    shown = ", ".join(f"{n} {1e3 * s / at:.1f}" for n, s in loop._phases.seconds.items())
+    print(
+        f"{searcher:8} {count:6} finished: {1e3 * wall / at:.1f} ms a trial ({shown}), processor "
+        f"{1e3 * cpu / at:.1f} ms",
+        flush=True,
+    )
+    if used is None or loop._searcher.replays:
+        return
+    # One checkpoint as a search of many trials has it, a little before its end.
+    state = loop._searcher.state()
+    if state is not None:
+        loop._checkpoints._every = 1  # type: ignore[union-attr]
+        loop._checkpoints.after(loop._searcher, loop.trials)  # type: ignore[union-attr]
+        loop.run(total + 25)
+        loop._checkpoints._every = 10**9  # type: ignore[union-attr]
+    del loop
+    wall, cpu = time.perf_counter(), time.process_time()
+    store = Store(used, "run", UNITS)
+    opened, opened_cpu = time.perf_counter() - wall, time.process_time() - cpu
+    again = make_loop(searcher, store, total, path)
+    again.run(len(again._replay) + 1)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(
+        f"{searcher:8} {count:6} finished: resume, the first new trial after {wall:.2f} s, "
+        f"processor {cpu:.2f} s (of which the journal {opened:.2f} s and {opened_cpu:.2f} s)",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--searchers", nargs="+", default=["random", "amc", "tpe"])
+    parser.add_argument("--searchers", nargs="+", default=["random", "evolve", "tpe", "amc"])
     parser.add_argument("--at", type=int, default=20)
-    parser.add_argument("--resume", type=int, default=500)
     given = parser.parse_args()
     torch.set_num_threads(1)
     finished = made_up(given.trials)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for searcher in given.searchers:
-            for count in (0, given.trials // 10, given.trials):
-                begin = time.perf_counter()
-                phases = per_trial(searcher, finished[:count], folder, given.at)
-                (folder / f"{searcher}.log").unlink(missing_ok=True)
-                shown = ", ".join(f"{n} {1e3 * s:.1f}" for n, s in phases.items())
-                print(f"{searcher:8} {count:6} finished: {shown} ms a trial", flush=True)
-                print(f"    (filled and timed in {time.perf_counter() - begin:.0f} s)", flush=True)
-            if given.resume:
-                opened, total = resume(searcher, given.resume, folder)
-                print(
-                    f"{searcher:8} resume of {given.resume}: journal {opened:.2f} s, first new "
-                    f"candidate after {total:.2f} s",
-                    flush=True,
-                )
+        for count in (0, given.trials // 10, given.trials):
+            journal = folder / f"{count}.log" if count else None
+            if journal is not None:
+                fill(Store(journal, "run", UNITS), finished[:count])
+            for searcher in given.searchers:
+                measure(searcher, journal, finished[:count], folder, given.at)
 
 
 if __name__ == "__main__":

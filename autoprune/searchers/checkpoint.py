@@ -31,7 +31,7 @@ def save_state(path: Path, state: SearcherState, **more: Any) -> None:
     from safetensors.numpy import save
 
     about = json.dumps({"schema": SCHEMA, "state": dict(state.about), **more})
-    arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
+    arrays = {name: np.array(array, order="C") for name, array in state.arrays.items()}
     write_atomically(path, save(arrays, metadata={_KEY: about}), error=RunError)
 
 

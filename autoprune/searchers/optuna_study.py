@@ -112,16 +112,18 @@ class BoundedStudy:
     ) -> None:
         """Candidates are done, with their score; others are under way."""
         before = len(self.told)
+        choose = self._chosen_at(before) != self._chosen_at(before + len(completed))
         with quiet():
             for candidate, levels, score in completed:
                 known = self._open.pop(candidate, None)
                 told = Told(levels, score, {} if known is None else known[0].notes)
                 self.told.append(told)
-                self._finish(told, None if known is None else known[1])
+                if not (choose and self._memoryless):
+                    self._finish(told, None if known is None else known[1])
             for candidate, levels in pending:
                 if candidate not in self._open:
                     self.begin(candidate, levels, {})
-            if self._chosen_at(before) != self._chosen_at(len(self.told)):
+            if choose:
                 self._choose()
             elif self._memoryless and completed:
                 self._reopen()

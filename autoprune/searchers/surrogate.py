@@ -61,10 +61,16 @@ class Surrogate:
         # Scores of collapsed networks would rule the fit: what is far below counts as not so far.
         values = np.clip((scores - center) / scale, -3.0, None)
         if like is not None:
-            grid = [(like.length, like.share, like.noise)]
-        else:
-            grid = list(itertools.product(_LENGTHS, _SHARES, _NOISES))
-        fitted = [cls._solve(points, values, center, scale, *setting) for setting in grid]
+            kernels = _kernels(points, points, like.length)
+            settings = (like.length, like.share, like.noise)
+            return cls._solve(points, values, center, scale, *settings, kernels)
+        fitted = []
+        for length in _LENGTHS:
+            kernels = _kernels(points, points, length)
+            for share, noise in itertools.product(_SHARES, _NOISES):
+                fitted.append(
+                    cls._solve(points, values, center, scale, length, share, noise, kernels)
+                )
         return max(fitted, key=lambda surrogate: surrogate.likelihood)
 
     @classmethod
@@ -77,8 +83,9 @@ class Surrogate:
         length: float,
         share: float,
         noise: float,
+        kernels: tuple[Floats, Floats],
     ) -> Surrogate:
-        additive, joint = _kernels(points, points, length)
+        additive, joint = kernels
         covariance = share * additive + (1 - share) * joint
         covariance[np.diag_indices(len(points))] += noise
         factor = cholesky(covariance, lower=True)
@@ -104,9 +111,9 @@ class Surrogate:
         mean, _ = self.predict(points)
         everything = np.concatenate([self.points, points])
         values = np.concatenate([self.values, (mean - self.center) / self.scale])
-        return self._solve(
-            everything, values, self.center, self.scale, self.length, self.share, self.noise
-        )
+        kernels = _kernels(everything, everything, self.length)
+        settings = (self.length, self.share, self.noise)
+        return self._solve(everything, values, self.center, self.scale, *settings, kernels)
 
 
 def _kernels(left: Floats, right: Floats, length: float) -> tuple[Floats, Floats]:
@@ -114,7 +121,13 @@ def _kernels(left: Floats, right: Floats, length: float) -> tuple[Floats, Floats
     if not left.shape[1]:
         ones = np.ones((len(left), len(right)))
         return ones, ones
-    square = (left[:, None, :] - right[None, :, :]) ** 2
-    additive: Floats = np.exp(-0.5 * square / length**2).mean(axis=2)
-    joint: Floats = np.exp(-0.5 * square.mean(axis=2) / (0.5 * length) ** 2)
-    return additive, joint
+    additive = np.zeros((len(left), len(right)))
+    total = np.zeros_like(additive)
+    for column in range(left.shape[1]):
+        square = (left[:, column, None] - right[None, :, column]) ** 2
+        total += square
+        square *= -0.5 / length**2
+        additive += np.exp(square, out=square)
+    dimension = left.shape[1]
+    joint: Floats = np.exp(-0.5 * total / dimension / (0.5 * length) ** 2)
+    return additive / dimension, joint

@@ -1,9 +1,10 @@
-"""stable-baselines3's agents, driven directly: `predict`, `replay_buffer.add`, `train`."""
+"""stable-baselines3's agents, driven directly: their policies, `replay_buffer.add`, `train`."""
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError
+from autoprune.searchers.amc import weights
+from autoprune.searchers.amc.weights import Array
 
 AGENTS = ("ddpg", "td3", "sac")
 
@@ -22,20 +25,22 @@ class Agent:
     (actor) and 1e-3 (critic), soft updates with 0.01, batches of 64, a replay buffer of 2000
     transitions, no discount, and a moving average of the rewards as their baseline.
 
-    The global random states of Python, numpy and torch are the agent's own only while it works,
-    and the caller's again afterwards.
+    Everything random is drawn from the seed given with the call. The global random states of
+    Python, numpy and torch are the caller's again afterwards, and so is torch's thread count:
+    networks this small only lose by several threads.
 
     Args:
         kind: "ddpg" (the paper's), "td3" or "sac".
         features: in a state.
         low: the least action; the greatest is 1.
-        seed: of the weights, the batches and (SAC) the actions.
+        seed: of the weights.
         hidden: units in each of two hidden layers.
         actor_rate: learning rate of the actor.
         critic_rate: learning rate of the critic.
         tau: soft update of the targets.
         batch: transitions in a batch.
         capacity: of the replay buffer, in transitions.
+        discount: of what later steps are worth; 1 is the paper's.
         baseline: weight of a new batch's mean reward in the moving average.
         standardise: whether rewards are divided by their standard deviation in the buffer, so
             that accuracies that hardly differ can be told apart.
@@ -54,15 +59,16 @@ class Agent:
         tau: float = 0.01,
         batch: int = 64,
         capacity: int = 2000,
+        discount: float = 1.0,
         baseline: float = 0.5,
         standardise: bool = True,
     ) -> None:
         if kind not in AGENTS:
             raise ConfigError(f"agent must be one of {', '.join(AGENTS)}, got {kind!r}")
         self.kind = kind
+        self.hidden = hidden
         self.batch = batch
-        self._state: tuple[Any, Any, Any] | None = None
-        with self._own_randomness():
+        with _randomness(seed):
             self._agent = _build(
                 kind,
                 features,
@@ -73,17 +79,37 @@ class Agent:
                 tau=tau,
                 batch=batch,
                 capacity=capacity,
+                discount=discount,
                 baseline=baseline,
                 standardise=standardise,
             )
 
-    def act(self, state: Floats) -> float:
-        """The action of a state; SAC's is drawn, the others' is the mean."""
-        with self._own_randomness():
-            action, _ = self._agent.predict(
-                state.astype(np.float32), deterministic=self.kind != "sac"
-            )
-        return float(action[0])
+    def actor(self, seed: int) -> Callable[[Floats], Floats]:
+        """A function of (M, features) states that gives (M,) actions.
+
+        SAC's are drawn, each from the seed and how often the function was called; the others' are
+        the means.
+        """
+        import torch
+
+        actor, space = self._agent.policy.actor, self._agent.action_space
+        low, high = float(space.low[0]), float(space.high[0])
+        drawn = self.kind == "sac"
+        calls = itertools.count()
+
+        def act(states: Floats) -> Floats:
+            with torch.no_grad():
+                observed = torch.as_tensor(np.atleast_2d(states), dtype=torch.float32)
+                if drawn:
+                    with _randomness(seed + next(calls)):
+                        scaled = actor(observed, deterministic=False)
+                else:
+                    scaled = actor(observed)
+            actions: Floats = low + (scaled[:, 0].numpy().astype(np.float64) + 1) / 2 * (high - low)
+            return actions
+
+        self._agent.policy.set_training_mode(False)
+        return act
 
     def remember(self, states: Floats, actions: Floats, reward: float) -> None:
         """Store an episode: (T, 11) states, (T,) actions, its reward given to every step."""
@@ -100,38 +126,50 @@ class Agent:
                 [{}],
             )
 
-    def learn(self, steps: int) -> None:
+    def learn(self, steps: int, seed: int) -> None:
         """Take gradient steps on batches of the replay buffer."""
         if self._agent.replay_buffer.size() == 0:
             return
-        with self._own_randomness():
+        with _randomness(seed):
             self._agent.train(gradient_steps=steps, batch_size=self.batch)
 
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        outer = _randomness()
-        if self._state is not None:
-            _set_randomness(self._state)
-        try:
-            yield
-        finally:
-            self._state = _randomness()
-            _set_randomness(outer)
+    def arrays(self) -> dict[str, Array]:
+        """Everything it has learned, by name: networks, targets, optimizers, replay, baseline."""
+        return weights.arrays_of(self._agent)
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Take what `arrays` of an agent of the same layout gave.
+
+        Raises:
+            SearchError: a name is missing, or an array has another shape.
+        """
+        weights.load(self._agent, arrays)
+
+    def transfer(
+        self, arrays: Mapping[str, Array], columns: Sequence[tuple[int, int]]
+    ) -> tuple[int, int]:
+        """Take the networks of another agent as far as they fit; see `weights.transfer`."""
+        return weights.transfer(self._agent, arrays, columns)
 
 
-def _randomness() -> tuple[Any, Any, Any]:
-    """The global states; stable-baselines3 draws from numpy's old one."""
+@contextmanager
+def _randomness(seed: int) -> Iterator[None]:
+    """Random numbers of a seed and one thread within; as the caller had them afterwards."""
     import torch
 
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-
-
-def _set_randomness(state: tuple[Any, Any, Any]) -> None:
-    import torch
-
-    random.setstate(state[0])
-    np.random.set_state(state[1])  # noqa: NPY002
-    torch.set_rng_state(state[2])
+    outer = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        random.setstate(outer[0])
+        np.random.set_state(outer[1])  # noqa: NPY002
+        torch.set_rng_state(outer[2])
+        torch.set_num_threads(threads)
 
 
 def _build(
@@ -145,6 +183,7 @@ def _build(
     tau: float,
     batch: int,
     capacity: int,
+    discount: float,
     baseline: float,
     standardise: bool,
 ) -> Any:
@@ -194,7 +233,7 @@ def _build(
         buffer_size=capacity,
         batch_size=batch,
         tau=tau,
-        gamma=1.0,
+        gamma=discount,
         replay_buffer_class=Baselined,
         policy_kwargs={"net_arch": [hidden, hidden]},
         seed=seed,

@@ -1,3 +1,4 @@
+import dataclasses
 import random
 
 import numpy as np
@@ -7,9 +8,11 @@ from gymnasium.utils.env_checker import check_env
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import ConfigError, SearchError
+from autoprune.cost.analytic import AnalyticCost
 from autoprune.searchers.amc.agent import Agent
 from autoprune.searchers.amc.env import AmcEnv
 from autoprune.searchers.amc.noise import Exploration, truncated_normal
+from autoprune.searchers.amc.reward import Reward
 from autoprune.searchers.amc.searcher import AmcSearcher
 from autoprune.searchers.amc.walk import FEATURES, Walk
 from autoprune.searchers.registry import make_searcher
@@ -82,6 +85,24 @@ def test_clipping_holds_the_budget_and_no_more(context, action):
             assert not episode.oracle.holds(row[None])[0]
 
 
+def memory_context(metrics):
+    cost = AnalyticCost()
+    dense = cost.predict(PROBLEM.kernels.workloads([PROBLEM.kernels.dense]))[0]
+    budget = Budget(**dict.fromkeys(metrics, "0.6x")).absolute(dense)
+    return make_context(PROBLEM, budget=budget, cost_model=cost)
+
+
+@pytest.mark.parametrize(
+    "metrics", [("params",), ("memory_bytes",), ("macs", "params", "memory_bytes")]
+)
+def test_clipping_holds_every_kind_of_budget(metrics):
+    context = memory_context(metrics)
+    searcher = AmcSearcher(context, hidden=16, fill=False, profiles=False, elite=0.0)
+    for _ in range(3):
+        levels = searcher.episode()
+        assert searcher.oracle.holds(levels[None])[0]
+
+
 def test_reserve_gives_way_to_a_tight_budget():
     context = make_context(PROBLEM, budget=PROBLEM.budget(0.03))
     episode = walk(context, low=0.5)
@@ -132,8 +153,8 @@ def test_agent_learns_which_action_is_good():
     for _ in range(200):
         action = rng.uniform(0.2, 1.0)
         agent.remember(state, np.array([action]), -((action - 0.8) ** 2))
-    agent.learn(600)
-    assert agent.act(state[0]) == pytest.approx(0.8, abs=0.15)
+    agent.learn(600, seed=1)
+    assert agent.actor(0)(state[0])[0] == pytest.approx(0.8, abs=0.15)
 
 
 @pytest.mark.parametrize("kind", ["ddpg", "td3", "sac"])
@@ -173,14 +194,81 @@ def test_other_agents_are_reproducible(kind):
 
 def test_rewards():
     context = make_context(PROBLEM)
-    searcher = AmcSearcher(context, hidden=16)
+    limits = context.budget.limits
+    error = Reward(context, limits, "error", None)
     trial = make_trial(PROBLEM, context, 0, context.space.dense)
-    assert searcher.reward(trial) == pytest.approx(trial.metrics["accuracy"] - 1)
+    assert error(trial) == pytest.approx(trial.metrics["accuracy"] - 1)
     cheap = make_trial(PROBLEM, context, 1, context.space.smallest)
-    both = AmcSearcher(context, reward="error_log_cost", hidden=16)
-    assert both.reward(trial) == pytest.approx(searcher.reward(trial) * np.log(1e6))
-    same = cheap.__class__(2, cheap.candidate, cheap.predicted, metrics=trial.metrics)
-    assert both.reward(same) > both.reward(trial)  # as accurate and cheaper
+    both = Reward(context, limits, "error_log_cost", None)
+    assert both(trial) == pytest.approx(error(trial) * np.log(1e6))
+    same = dataclasses.replace(cheap, metrics=trial.metrics)
+    assert both(same) > both(trial)  # as accurate and cheaper
+    for broken in ({"metrics": {}, "error": "no"}, {"metrics": {"accuracy": float("nan")}}):
+        assert both(dataclasses.replace(cheap, **broken)) is None
+
+
+def test_a_guaranteed_accuracy_weighs_more_than_cost():
+    context = dataclasses.replace(make_context(PROBLEM), dense_metrics={"accuracy": 0.93})
+    limits = context.budget.limits
+    dense = make_trial(PROBLEM, context, 0, context.space.dense)
+    cheap = make_trial(PROBLEM, context, 1, context.space.smallest)
+    close = dataclasses.replace(cheap, metrics={"accuracy": 0.90})
+    plain = Reward(context, limits, "error_log_cost", None)
+    for least in ("dense", 0.93):
+        guaranteed = Reward(context, limits, "error_log_cost", least)
+        assert guaranteed.least == 0.93
+        assert guaranteed(close) < guaranteed(dense) < 0
+    assert plain(close) - plain(dense) > guaranteed(close) - guaranteed(dense)
+    enough = dataclasses.replace(cheap, metrics={"accuracy": 0.93})
+    assert guaranteed(enough) == plain(enough)
+
+
+def test_cost_is_that_of_every_bound():
+    dense = ShapeCost().predict(PROBLEM.kernels.workloads([PROBLEM.kernels.dense]))[0]
+    budget = Budget(macs="0.9x", params="0.9x").absolute(dense)
+    context = make_context(PROBLEM, budget=budget)
+    trial = make_trial(PROBLEM, context, 0, context.space.smallest)
+    one, other = (
+        Reward(context, {m: 1.0}, "error_log_cost", None)(trial) for m in ("macs", "params")
+    )
+    both = Reward(context, budget.limits, "error_log_cost", None)(trial)
+    assert both == pytest.approx((one + other) / 2)
+
+
+def test_least_cost_at_no_loss_is_searched_without_clipping():
+    dense = ShapeCost().predict(PROBLEM.kernels.workloads([PROBLEM.kernels.dense]))[0]
+    context = dataclasses.replace(
+        make_context(PROBLEM, budget=Budget(macs="1x").absolute(dense), trials=40),
+        dense_metrics={"accuracy": 0.93},
+    )
+    trials = run_search(
+        lambda c: AmcSearcher(
+            c, reward="error_log_cost", min_accuracy="dense", hidden=16, updates=4
+        ),
+        PROBLEM,
+        context,
+    )
+    assert trials[0].candidate == context.space.largest
+    costs = [trial.predicted.macs / dense.macs for trial in trials]
+    assert min(costs) < 0.6
+    rewards = [Reward(context, context.budget.limits, "error_log_cost", 0.93)(t) for t in trials]
+    assert np.mean(rewards[-10:]) > np.mean(rewards[1:11])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("accuracy", None), "reward must be"),
+        (("error", 0.9), "needs reward 'error_log_cost'"),
+        (("error_log_cost", "best"), "a number or 'dense'"),
+        (("error_log_cost", "dense"), "not known here"),
+        (("error_log_cost", float("inf")), "must be finite"),
+    ],
+)
+def test_wrong_rewards(arguments, message):
+    context = make_context(PROBLEM)
+    with pytest.raises(ConfigError, match=message):
+        Reward(context, context.budget.limits, *arguments)
 
 
 def test_gradient_steps_make_up_for_short_searches():
@@ -188,6 +276,7 @@ def test_gradient_steps_make_up_for_short_searches():
     assert AmcSearcher(make_context(PROBLEM), hidden=16)._updates == steps
     assert AmcSearcher(make_context(PROBLEM, trials=400), hidden=16)._updates == steps
     assert AmcSearcher(make_context(PROBLEM, trials=100), hidden=16)._updates == 4 * steps
+    assert AmcSearcher(make_context(PROBLEM, trials=10_000), hidden=16)._updates == 4
     assert AmcSearcher(make_context(PROBLEM, trials=100), hidden=16, updates=2)._updates == 2
 
 
@@ -200,7 +289,7 @@ def test_unclipped_episodes_hold_the_budget_too(fill):
 
 def test_clipped_episodes_need_no_projection():
     context = make_context(PROBLEM, trials=8)
-    searcher = AmcSearcher(context, fill=False, uniform_first=False, hidden=16)
+    searcher = AmcSearcher(context, fill=False, hidden=16)
     for _ in range(5):
         levels = searcher.episode()
         assert searcher.oracle.holds(levels[None])[0]
@@ -215,6 +304,10 @@ def test_clipped_episodes_need_no_projection():
         {"low": 0.0},
         {"updates": 0},
         {"sigma": -1.0},
+        {"elite": 1.5},
+        {"discount": -0.1},
+        {"warmup": 8},
+        {"warm_start": "nowhere"},
     ],
 )
 def test_wrong_options(options):
