@@ -71,8 +71,9 @@ class OnnxParser:
         try:
             model = onnx.load_from_string(data)
             onnx.checker.check_model(model)
-        except Exception:
-            self.said = [types.SimpleNamespace(desc=lambda: f"not ONNX: {error}")]
+        except Exception as error:
+            said = f"not ONNX: {error}"
+            self.said = [types.SimpleNamespace(desc=lambda: said)]
             return False
         self.network.model = model
         return True
