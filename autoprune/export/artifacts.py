@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from autoprune.core.candidate import Candidate
-from autoprune.core.device import Artifact
+from autoprune.core.device import Artifact, ModuleCall
 from autoprune.export.onnx import input_arrays
 from autoprune.export.sliced import OnnxSlicer
 from autoprune.graph.network import Selection
@@ -40,10 +41,18 @@ def artifacts(
         )
     network = slicer.network
     inputs = input_arrays(slicer.dense, network.example_inputs, network.example_kwargs)
+    dense = {group.name: np.ones(group.units, dtype=np.bool_) for group in network.groups}
     models = [slicer.dense, *(slicer.slice(selection) for selection in selections)]
+    calls = [partial(_call, slicer, selection) for selection in (dense, *selections)]
     return [
-        Artifact(key, model, inputs) for key, model in zip(["dense", *names], models, strict=True)
+        Artifact(key, model, inputs, call=call)
+        for key, model, call in zip(["dense", *names], models, calls, strict=True)
     ]
+
+
+def _call(slicer: OnnxSlicer, selection: Selection) -> ModuleCall:
+    network = slicer.network
+    return ModuleCall(slicer.module(selection), network.example_inputs, dict(network.example_kwargs))
 
 
 def _names(slicer: OnnxSlicer, selections: Sequence[Selection]) -> list[str]:

@@ -75,6 +75,14 @@ class OnnxSlicer:
                 self.reason,
             )
 
+    def module(self, selection: Selection) -> nn.Module:
+        """The network cut to a selection, as a module in eval mode.
+
+        Raises:
+            CandidateError: the selection does not fit the network.
+        """
+        return self._prune(self.network, selection).eval()
+
     def slice(self, selection: Selection) -> bytes:
         """The serialised ONNX model of the network cut to a selection.
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from autoprune.core.candidate import Candidate
-from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
+from autoprune.core.device import (
+    Artifact,
+    DeviceSpec,
+    Measurement,
+    MeasuringProtocol,
+    ModuleCall,
+    Profiler,
+)
 from autoprune.profile.checked import measure_checked
 from autoprune.study.settings import VerifySettings
 
 if TYPE_CHECKING:
     from autoprune.export.sliced import OnnxSlicer
     from autoprune.graph.network import Network, Selection
+
+#: A network as ONNX, and what makes its module.
+Exported = tuple[bytes, Callable[[], nn.Module]]
 
 #: Of each candidate of a latency table: the interval aimed at (half its width, as a fraction) and
 #: the seconds it may take at most.
@@ -104,21 +114,30 @@ class DeviceMeasure:
         models = self._sliced([self.network.dense, *candidates])
         return self._measure(keys, models, self._protocol(len(candidates), effort))[1:]
 
-    def model(self, onnx: bytes, dense: bytes, effort: float = 1.0) -> list[Measurement]:
-        """Measure an exported network beside the dense one; the dense one's comes first.
+    def model(
+        self, model: nn.Module, onnx: bytes, dense: bytes, effort: float = 1.0
+    ) -> list[Measurement]:
+        """Measure a finished network beside the dense one; the dense one's comes first.
+
+        Args:
+            model: the network.
+            onnx: its export.
+            dense: the dense network's.
+            effort: as of `candidates`.
 
         Raises:
             ProfilerError: the profiler raised, or gave something else than one measurement for
                 each network.
         """
-        return self._measure(["dense", "pruned"], [dense, onnx], self._protocol(1, effort))
+        networks = [(dense, self._dense_module), (onnx, lambda: model)]
+        return self._measure(["dense", "pruned"], networks, self._protocol(1, effort))
 
     def no_energy(self) -> str:
         """Why the device tells no energy; "" where it does. Measures the dense network briefly."""
         protocol = replace(
             MeasuringProtocol(), warmup=1, runs=1, min_rounds=2, max_rounds=2, width=1.0
         )
-        (dense,) = self._measure(["dense"], [self.dense], protocol)
+        (dense,) = self._measure(["dense"], [(self.dense, self._dense_module)], protocol)
         if not dense.ok:
             return f"the dense network can't be measured ({dense.error})"
         if dense.energy_mj is not None:
@@ -137,8 +156,19 @@ class DeviceMeasure:
         )
         return self._measure(keys, self._sliced(candidates), protocol)
 
-    def _sliced(self, candidates: Sequence[Candidate]) -> list[bytes]:
-        return [self.slicer.slice(self._select(candidate)) for candidate in candidates]
+    def _sliced(self, candidates: Sequence[Candidate]) -> list[Exported]:
+        return [
+            (self.slicer.slice(self._select(candidate)), partial(self._module, candidate))
+            for candidate in candidates
+        ]
+
+    def _module(self, candidate: Candidate) -> nn.Module:
+        from autoprune.pruning.surgery import apply
+
+        return apply(self.network, self._select(candidate))
+
+    def _dense_module(self) -> nn.Module:
+        return self._module(self.network.dense)
 
     def _protocol(self, count: int, effort: float) -> MeasuringProtocol:
         default = MeasuringProtocol()
@@ -151,14 +181,19 @@ class DeviceMeasure:
         )
 
     def _measure(
-        self, keys: Sequence[str], models: Sequence[bytes], protocol: MeasuringProtocol
+        self, keys: Sequence[str], networks: Sequence[Exported], protocol: MeasuringProtocol
     ) -> list[Measurement]:
         from autoprune.export.onnx import input_arrays
 
         # A pruned network may call its inputs otherwise than the dense one.
         artifacts = [
-            Artifact(key, model, input_arrays(model, *self._inputs))
-            for key, model in zip(keys, models, strict=True)
+            Artifact(
+                key,
+                onnx,
+                input_arrays(onnx, *self._inputs),
+                call=lambda make=make: ModuleCall(make().eval(), *self._inputs),  # type: ignore[misc]
+            )
+            for key, (onnx, make) in zip(keys, networks, strict=True)
         ]
         return [self._fixed(m) for m in measure_checked(self.profiler, artifacts, protocol)]
 

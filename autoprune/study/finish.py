@@ -201,7 +201,7 @@ class Finisher:
             dense_onnx = self._device.dense
             onnx = self._device.export(shipped.model)
         with self._phases("measure"):
-            own, dense = self._decided(onnx, dense_onnx)
+            own, dense = self._decided(shipped.model, onnx, dense_onnx)
         return replace(
             shipped,
             onnx=onnx,
@@ -210,13 +210,15 @@ class Finisher:
             dense_verification=dense,
         )
 
-    def _decided(self, onnx: bytes, dense_onnx: bytes) -> tuple[Verification, Verification]:
+    def _decided(
+        self, model: nn.Module, onnx: bytes, dense_onnx: bytes
+    ) -> tuple[Verification, Verification]:
         """Measure; longer while the interval holds the budget's bound."""
         if self._device is None:
             raise RuntimeError("no device")
         effort = 1.0
         while True:
-            dense, own = self._device.model(onnx, dense_onnx, effort)
+            dense, own = self._device.model(model, onnx, dense_onnx, effort)
             reference = self._reference_ms
             if reference is None:
                 reference = dense.latency_ms if dense.ok else math.nan

@@ -12,10 +12,20 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
-from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
+from autoprune.core.device import (
+    Artifact,
+    DeviceSpec,
+    Measurement,
+    MeasuringProtocol,
+    ModuleCall,
+    Profiler,
+)
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.checked import check_answer, wrong_figure
 from autoprune.testing.errors import ContractError as ContractError
@@ -71,7 +81,23 @@ def conv_artifact(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.checker.check_model(model)
     inputs = {"x": rng.standard_normal(shape).astype(np.float32)}
-    return Artifact(key, model.SerializeToString(), inputs)
+    arrays = [numpy_helper.to_array(weight).copy() for weight in weights]
+    call = partial(_conv_module, arrays, inputs["x"])
+    return Artifact(key, model.SerializeToString(), inputs, call=call)
+
+
+def _conv_module(
+    weights: Sequence[npt.NDArray[np.float32]], x: npt.NDArray[np.float32]
+) -> ModuleCall:
+    """The same network for profilers that run PyTorch modules."""
+    import torch
+
+    layers: list[torch.nn.Module] = []
+    for weight in weights:
+        conv = torch.nn.Conv2d(*weight.shape[1::-1], 3, padding=1, bias=False)
+        conv.weight.data = torch.from_numpy(weight)
+        layers += [conv, torch.nn.ReLU()]
+    return ModuleCall(torch.nn.Sequential(*layers).eval(), (torch.from_numpy(x),))
 
 
 def check_device(profiler: Profiler) -> None:
