@@ -2,114 +2,101 @@
 
     python benchmarks/faults.py [--rounds 20] [--only worker hang]
 
-Every fault happens to real processes of a Ray started here. An evaluation writes a line when it
-begins and one when it ends, so nothing that the pool says of itself is believed. A round passes
-if every trial is there once, no evaluation ended twice, and no more began again than were under
-way when the fault struck. A worker that runs out of memory is ended by the kernel as "worker" is,
-by SIGKILL. (The loss of a node, the driver killed and a restarted PostgreSQL are in
-tests/integration/test_cluster.py, test_ray_search.py, test_batch.py and test_postgres.py.)
+Every fault happens to real processes. An evaluation writes a line when it begins and one when it
+ends, so nothing that the pool says of itself is believed. A round passes if the search ended by
+itself (a killed driver: when it was begun again), every trial is stored once, no evaluation ended
+twice, and no more began again than were under way when the fault struck.
+
+| fault | what happens |
+|---|---|
+| worker | SIGKILL to a worker in the middle of an evaluation |
+| hang | a worker hangs until the time limit |
+| memory | a worker takes more memory than there is; Ray's monitor ends it |
+| disk | the journal can't grow any more, then there is space again |
+| database | PostgreSQL goes down without saying goodbye, and is started again |
+| node | SIGKILL to a node in the middle of an evaluation; another one joins |
+| driver | SIGKILL to the driver, which is begun again |
+| head | SIGKILL to every process of the head's machine, which is started again |
+| device | SIGKILL to the node of a device between two evaluations of a table's measuring |
+
+`tests/integration/test_batch.py` and `test_cluster.py` have a batch's driver and a node killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from driver_overhead import PROBLEM, UNITS, make_loop
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from driver_overhead import UNITS, make_loop
+from postgres_server import NotInstalledError, running_server
+from ray_nodes import HEAD, NODE, Nodes
+from struck import TRIALS, Struck, search, wrong
 
 from autoprune.core.candidate import Candidate
+from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import RunError
-from autoprune.evaluate import Outcome
-from autoprune.evaluate.base import Work
+from autoprune.evaluate import LocalPool, Outcome
 from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import connected
+from autoprune.evaluate.ray_device import RayProfiler
 from autoprune.study.store import Store
 
-TRIALS, WORKERS = 16, 2
+WORKERS = 2
+#: Bytes that a worker may take before Ray's monitor ends it.
+SPARE = 1 << 30
+CPU = "--num-cpus=1"
+DEVICE = "--num-cpus=0 --resources='{\"device:bench\": 1}'"
 
 
-@dataclass
-class Struck:
-    """Evaluations of the synthetic problem, one of which a fault strikes, once.
-
-    Attributes:
-        folder: of the log and the mark that it struck.
-        fault: "worker", "hang" or "none".
-        at: the evaluation that it strikes, counted from 1.
-    """
-
-    folder: Path
-    fault: str
-    at: int = 6
-
-    def __call__(self) -> Work:
-        return self.evaluate
-
-    def evaluate(self, candidate: Candidate) -> Outcome:
-        self.note(f"begin {candidate.key}")
-        begun = sum(line.startswith("begin") for line in self.lines())
-        if begun >= self.at and self.fault != "none" and self.first():
-            self.strike()
-        time.sleep(0.02)
-        outcome = Outcome(PROBLEM.evaluate(candidate))
-        self.note(f"end {candidate.key}")
-        return outcome
-
-    def strike(self) -> None:
-        if self.fault == "worker":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == "hang":
-            time.sleep(3600)
-
-    def first(self) -> bool:
-        try:
-            (self.folder / "struck").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
-
-    def note(self, line: str) -> None:
-        with (self.folder / "log").open("a") as file:
-            file.write(line + "\n")
-
-    def lines(self) -> list[str]:
-        path = self.folder / "log"
-        return path.read_text().splitlines() if path.exists() else []
+# -- faults of workers, on a Ray of this machine -----------------------------------------------
 
 
-def counted(folder: Path, trials: int) -> str | None:
-    """What is wrong with the counts, or None."""
-    lines = Struck(folder, "none").lines()
-    begun = [line.split()[1] for line in lines if line.startswith("begin")]
-    ended = [line.split()[1] for line in lines if line.startswith("end")]
-    if len(ended) != trials or len(set(ended)) != trials:
-        return f"{len(ended)} evaluations ended, {len(set(ended))} different ones, not {trials}"
-    if not trials <= len(begun) <= trials + WORKERS:
-        return f"{len(begun)} evaluations began for {trials} trials and {WORKERS} workers"
-    return None
+def on_workers(fault: str) -> Callable[[Path], str | None]:
+    def one(folder: Path) -> str | None:
+        timeout_s = 3.0 if fault == "hang" else None
+        with RayPool(Struck(folder, fault), WORKERS, timeout_s=timeout_s) as pool:
+            search(folder, pool)
+        return wrong(folder, again=1)
+
+    return one
 
 
-def on_workers(fault: str, folder: Path) -> str | None:
-    """A fault that strikes a worker in the middle of an evaluation."""
-    store = Store(folder / "journal.log", "run", UNITS)
-    timeout_s = 3.0 if fault == "hang" else None
-    with RayPool(Struck(folder, fault), WORKERS, timeout_s=timeout_s) as pool:
-        loop = make_loop("random", store, TRIALS)
-        loop._pool = pool
-        loop.run(TRIALS)
-    if not (folder / "struck").exists():
-        return "the fault did not strike"
-    numbers = sorted(s.trial.number for s in Store(folder / "journal.log", "run", UNITS).trials())
-    if numbers != list(range(TRIALS)) or not all(trial.ok for trial in loop.trials):
-        return f"stored trials {numbers}"
-    return counted(folder, TRIALS)
+@contextlib.contextmanager
+def here() -> Iterator[None]:
+    with connected(cpus=WORKERS):
+        yield
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Ray's monitor ends who takes more than `SPARE` of what is free now."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    known = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
+    total = known["MemTotal"]
+    share = (total - known["MemAvailable"] + SPARE) / total
+    os.environ.update(RAY_memory_usage_threshold=f"{share:.3f}", RAY_memory_monitor_refresh_ms="50")
+    try:
+        with connected(cpus=WORKERS):
+            yield
+    finally:
+        for name in ("usage_threshold", "monitor_refresh_ms"):
+            del os.environ[f"RAY_memory_{name}"]
+
+
+# -- faults of what is stored ------------------------------------------------------------------
 
 
 def disk(folder: Path) -> str | None:
@@ -117,9 +104,9 @@ def disk(folder: Path) -> str | None:
     import resource
 
     path = folder / "journal.log"
-    work = Struck(folder, "none")
-    loop = make_loop("random", Store(path, "run", UNITS), TRIALS)
-    loop._pool._work = work.evaluate  # type: ignore[attr-defined]
+    pool = LocalPool(Struck(folder).evaluate)
+    loop = make_loop("random", Store(path, folder.name, UNITS), TRIALS)
+    loop._pool = pool
     loop.run(5)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -137,20 +124,154 @@ def disk(folder: Path) -> str | None:
         signal.signal(signal.SIGXFSZ, handler)
     if "resume" not in told:
         return f"it was told so: {told}"
-    loop = make_loop("random", Store(path, "run", UNITS), TRIALS)
-    loop._pool._work = work.evaluate  # type: ignore[attr-defined]
-    loop.run(TRIALS)
-    lines = [line.split()[1] for line in work.lines() if line.startswith("end")]
-    # The one evaluation whose result could not be written was under way: it is done again.
-    if len(set(lines)) != TRIALS or len(lines) > TRIALS + 1:
-        return f"{len(lines)} evaluations for {TRIALS} trials"
-    return None
+    (folder / "struck").touch()
+    search(folder, LocalPool(Struck(folder).evaluate))
+    return wrong(folder, again=1)
 
 
-FAULTS: dict[str, Callable[[Path], str | None]] = {
-    "worker": lambda folder: on_workers("worker", folder),
-    "hang": lambda folder: on_workers("hang", folder),
-    "disk": disk,
+def database(folder: Path) -> str | None:
+    """PostgreSQL goes down in the middle of an evaluation, and is back some seconds later."""
+    work = Struck(folder)
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        if len(work.lines()) >= 10 and work.first():
+            SERVER[0].stop()
+            threading.Timer(3.0, SERVER[0].start).start()
+        return work.evaluate(candidate)
+
+    search(folder, LocalPool(evaluate), SERVER[0].url)
+    return wrong(folder, again=0, storage=SERVER[0].url)
+
+
+SERVER: list[object] = []
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[None]:
+    with running_server() as server:
+        SERVER[:] = [server]
+        yield
+
+
+# -- faults of a cluster's machines ------------------------------------------------------------
+
+NODES: list[Nodes] = []
+
+
+@contextlib.contextmanager
+def cluster(head: str, *nodes: str) -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Nodes(folder)
+        NODES[:] = [made]
+        with made.token_here():
+            try:
+                made.start(f"{HEAD} {head}")
+                for node in nodes:
+                    made.start(f"{NODE} {node}")
+                yield
+            finally:
+                made.close()
+
+
+def when(mark: Path, act: Callable[[], object], after_s: float = 0.0) -> threading.Thread:
+    """A thread that acts when a file is there."""
+
+    def wait() -> None:
+        while not mark.exists():
+            time.sleep(0.1)
+        time.sleep(after_s)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def node(folder: Path) -> str | None:
+    joined = when(folder / "struck", lambda: NODES[0].start(f"{NODE} {CPU}"))
+    with RayPool(Struck(folder, "node"), WORKERS, address=NODES[0].address) as pool:
+        search(folder, pool)
+    joined.join(120)
+    return wrong(folder, again=1)
+
+
+def head(folder: Path) -> str | None:
+    made = NODES[0]
+    back = when(folder / "struck", lambda: made.start(f"{HEAD} --num-cpus=2"), after_s=3.0)
+    struck = Struck(folder, "head", pid=made.started[-1].pid)
+    with RayPool(struck, WORKERS, address=made.address) as pool:
+        search(folder, pool)
+    back.join(120)
+    return wrong(folder, again=WORKERS)
+
+
+def driver(folder: Path) -> str | None:
+    for killed in (True, False):
+        command = [sys.executable, __file__, "--drive", str(folder), NODES[0].address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode != (-signal.SIGKILL if killed else 0):
+            return f"the driver ended with {done.returncode}: {done.stderr[-500:]}"
+    return wrong(folder, again=WORKERS)
+
+
+def drive(folder: Path, address: str) -> None:
+    """What the driver does, in a process of its own."""
+    with RayPool(Struck(folder, "driver", pid=os.getpid()), WORKERS, address=address) as pool:
+        search(folder, pool)
+
+
+class Bench:
+    """A device that measures nothing; its node is killed at its third measurement, once."""
+
+    def __init__(self, folder: str) -> None:
+        self.work = Struck(Path(folder), "node")
+
+    @property
+    def device(self) -> DeviceSpec:
+        return DeviceSpec("bench", "none", "1")
+
+    def measure(self, artifacts: list[Artifact], protocol: MeasuringProtocol) -> list[Measurement]:
+        key = artifacts[0].key
+        self.work.note(f"begin {key}")
+        if key == "3" and self.work.first():
+            self.work.strike()
+        self.work.note(f"end {key}")
+        return []
+
+
+def device(folder: Path) -> str | None:
+    back = when(folder / "struck", lambda: NODES[0].start(f"{NODE} {DEVICE}"), after_s=1.0)
+    profiler = RayProfiler(
+        "device:bench", "faults:Bench", {"folder": str(folder)}, NODES[0].address
+    )
+    for key in range(1, 6):
+        profiler.measure([Artifact(str(key), b"", {})], MeasuringProtocol())
+    profiler.close()
+    back.join(120)
+    lines = Struck(folder).lines()
+    expected = [f"{word} {key}" for key in range(1, 6) for word in ("begin", "end")]
+    expected.insert(4, "begin 3")
+    return None if lines == expected else f"it measured {lines}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault: one round of it, and what must run around all rounds."""
+
+    once: Callable[[Path], str | None]
+    around: Callable[[], contextlib.AbstractContextManager[None]]
+
+
+FAULTS: dict[str, Fault] = {
+    "worker": Fault(on_workers("worker"), here),
+    "hang": Fault(on_workers("hang"), here),
+    "memory": Fault(on_workers("memory"), little_memory),
+    "disk": Fault(disk, contextlib.nullcontext),
+    "database": Fault(database, postgres),
+    "node": Fault(node, lambda: cluster("--num-cpus=0", CPU, CPU)),
+    "driver": Fault(driver, lambda: cluster("--num-cpus=2")),
+    "head": Fault(head, lambda: cluster("--num-cpus=2")),
+    "device": Fault(device, lambda: cluster("--num-cpus=0", DEVICE)),
 }
 
 
@@ -158,20 +279,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    # Waiting for what is away is told as a warning; here it is what should happen.
+    warnings.simplefilter("ignore")
+    if given.drive:
+        drive(Path(given.drive[0]), given.drive[1])
+        return 0
     failed = 0
-    with connected(cpus=WORKERS):
-        for name in given.only:
-            passed, begin = 0, time.perf_counter()
-            for number in range(given.rounds):
-                with tempfile.TemporaryDirectory() as folder:
-                    wrong = FAULTS[name](Path(folder))
-                passed += wrong is None
-                if wrong is not None:
-                    print(f"{name}, round {number}: {wrong}", flush=True)
-            failed += given.rounds - passed
-            seconds = (time.perf_counter() - begin) / given.rounds
-            print(f"{name:8} {passed}/{given.rounds} survived, {seconds:.1f} s each", flush=True)
+    for name in given.only:
+        passed, begin = 0, time.perf_counter()
+        try:
+            with FAULTS[name].around():
+                for number in range(given.rounds):
+                    with tempfile.TemporaryDirectory() as folder:
+                        problem = FAULTS[name].once(Path(folder))
+                    passed += problem is None
+                    if problem is not None:
+                        print(f"{name}, round {number}: {problem}", flush=True)
+        except NotInstalledError as error:
+            print(f"{name:8} left out: {error}")
+            continue
+        failed += given.rounds - passed
+        seconds = (time.perf_counter() - begin) / given.rounds
+        print(f"{name:8} {passed}/{given.rounds} survived, {seconds:.1f} s each", flush=True)
     return min(failed, 1)
 
 

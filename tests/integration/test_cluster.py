@@ -1,19 +1,15 @@
 """A cluster of two nodes by the commands of docs/how-to/cluster.md; one of them is killed."""
 
 import json
-import os
 import re
-import secrets
-import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
+
+from ray_nodes import Nodes
 
 TESTS = Path(__file__).parents[1]
 GUIDE = TESTS.parent / "docs" / "how-to" / "cluster.md"
@@ -26,92 +22,17 @@ def commands(start):
     return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
 
 
-class Nodes:
-    """Real `ray start` processes, each ended by its own process group."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("", 0))
-            self.port = free.getsockname()[1]
-        self.head = socket.gethostbyname(socket.gethostname())
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "TOKEN": secrets.token_hex(32),
-            "PORT": str(self.port),
-            "HEAD": self.head,
-            "OMP_NUM_THREADS": "1",
-            "AUTOPRUNE_LOCKS": str(folder / "locks"),
-            "TINY_CALLS": str(folder / "calls"),
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_failure_threshold": "3",
-        }
-        self.started = []
-
-    def shell(self, command, **options):
-        """Run a command of the guide in its environment."""
-        return subprocess.Popen(
-            ["bash", "-c", f"{commands('export RAY_AUTH_MODE')[0]}\n{command}"],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **options,
-        )
-
-    def start(self, command):
-        """A node, in the foreground so that it ends with its process."""
-        more = "--block --object-store-memory=100000000"
-        with (self.folder / f"node{len(self.started)}.log").open("w") as log:
-            process = subprocess.Popen(
-                [
-                    "bash",
-                    "-c",
-                    f"{commands('export RAY_AUTH_MODE')[0]}\nexec {command} {more}",
-                ],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.started.append(process)
-        return process
-
-    def wait(self, number):
-        """Until a node says that it runs."""
-        log = self.folder / f"node{number}.log"
-        until = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
-            if self.started[number].poll() is not None or time.monotonic() > until:
-                raise RuntimeError(log.read_text())
-            time.sleep(0.2)
-
-    def kill(self, process, how=signal.SIGKILL):
-        if process.poll() is None:
-            os.killpg(process.pid, how)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    made = Nodes(tmp_path_factory.mktemp("cluster"))
+    folder = tmp_path_factory.mktemp("cluster")
+    token = commands("export RAY_AUTH_MODE")[0]
+    made = Nodes(folder, token, TINY_CALLS=str(folder / "calls"))
     try:
         made.start(commands("ray start --head")[0])
-        made.wait(0)
         made.start(commands("ray start --address")[0])
-        made.wait(1)
         yield made
     finally:
-        for process in reversed(made.started):
-            made.kill(process, signal.SIGTERM)
+        made.close()
 
 
 def finished(run):

@@ -1,20 +1,15 @@
 """Trials in a real PostgreSQL, which restarts in the middle of a run."""
 
-import contextlib
-import os
-import pwd
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'autoprune[postgres]'")
+
+from postgres_server import NotInstalledError, running_server
 
 from autoprune.core.errors import RunError
 from autoprune.evaluate import LocalPool, Outcome
@@ -31,64 +26,13 @@ PROBLEM = SyntheticProblem.resnet(blocks=1)
 UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=True))
 
 
-class Server:
-    """A PostgreSQL in a temporary folder, on the loopback address; never run as root."""
-
-    def __init__(self, binaries, folder, user):
-        self.binaries, self.folder, self.user = binaries, folder, user
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.do("initdb", "-D", "data", "-U", "autoprune", "-A", "trust", "-E", "UTF8", "-N")
-
-    def do(self, program, *arguments):
-        done = subprocess.run(
-            [self.binaries / program, *arguments],
-            cwd=self.folder,
-            user=self.user,
-            capture_output=True,
-            text=True,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-            timeout=120,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
-
-    def start(self):
-        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -F -c shared_buffers=16MB"
-        self.do("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
-
-    def stop(self):
-        """At once, as if its machine went down: connections break, the log is replayed."""
-        self.do("pg_ctl", "-D", "data", "-w", "-m", "immediate", "stop")
-
-    @property
-    def url(self):
-        return f"postgresql+psycopg://autoprune:secret@127.0.0.1:{self.port}/postgres"
-
-
 @pytest.fixture(scope="module")
 def server():
-    found = shutil.which("initdb")
-    places = [Path(found).parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    if not places:
-        pytest.skip("PostgreSQL's server is not installed: apt-get install postgresql")
-    user = None
-    folder = Path(tempfile.mkdtemp(prefix="autoprune-pg-"))
-    if os.getuid() == 0:
-        # PostgreSQL does not run as root.
-        names = {entry.pw_name for entry in pwd.getpwall()}
-        user = next((name for name in ("postgres", "nobody") if name in names), None)
-        if user is None:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres or nobody")
-        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-    made = Server(places[0], folder, user)
-    made.start()
-    yield made
-    with contextlib.suppress(RuntimeError):
-        made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with running_server() as made:
+            yield made
+    except NotInstalledError as error:
+        pytest.skip(str(error))
 
 
 def make_loop(store, work):

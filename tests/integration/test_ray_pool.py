@@ -1,4 +1,7 @@
-"""Evaluation on real Ray workers, some of which die, hang or can't begin."""
+"""Evaluations and searches on real Ray workers, some of which die, hang or can't begin.
+
+All in one file, so that they share one Ray.
+"""
 
 import threading
 import time
@@ -8,15 +11,27 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
-from ray_tasks import Raising, Scripted, raises_other, raises_own
+from ray_tasks import Raising, Scripted, Synthetic, raises_other, raises_own
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import ConfigError, EvaluationError, ProfilerError
+from autoprune.evaluate import LocalPool
 from autoprune.evaluate.quiet import measuring
 from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import connected
 from autoprune.evaluate.ray_device import RayProfiler
+from autoprune.searchers.base import SearchContext
+from autoprune.searchers.registry import make_searcher
+from autoprune.space.space import SearchSpace
+from autoprune.study.evaluation import Phases
+from autoprune.study.loop import Loop
+from autoprune.study.progress import Progress
+from autoprune.study.store import Store
+from autoprune.testing.problems import ShapeCost, SyntheticProblem
+
+PROBLEM = SyntheticProblem.resnet(blocks=1)
+UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +190,45 @@ def test_a_profiler_that_can_not_run_there_says_why(cluster):
     profiler = RayProfiler("device:bench", "onnxruntime-cpu", {"threads": -1})
     with pytest.raises(ProfilerError, match=r"on the node with device:bench: .*threads"):
         profiler.measure([], MeasuringProtocol())
+
+
+def search(pool, searcher, trials=24, store=None):
+    context = SearchContext(
+        SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.5), ShapeCost(), seed=3
+    )
+    loop = Loop(
+        make_searcher(searcher, context),
+        context.cost_model,
+        pool,
+        store or Store(None, "run", UNITS),
+        objective="accuracy",
+        max_failures=3,
+        progress=Progress(),
+        phases=Phases(),
+    )
+    loop.run(trials)
+    return [(t.number, t.candidate.key, t.metrics["accuracy"]) for t in loop.trials]
+
+
+def test_where_order_does_not_matter_the_set_is_that_of_one_process(cluster):
+    with RayPool(Synthetic(jitter_s=0.02), 2) as pool:
+        found = search(pool, "random")
+    assert sorted(found) == sorted(search(LocalPool(Synthetic()()), "random"))
+
+
+def test_in_order_of_submission_a_learning_searcher_gives_the_same_trials_again(cluster):
+    runs = []
+    for jitter in (0.0, 0.05):
+        with RayPool(Synthetic(jitter_s=jitter), 2, ordered=True) as pool:
+            runs.append(search(pool, "tpe"))
+    assert runs[0] == runs[1]
+
+
+def test_a_search_on_workers_resumed_goes_the_same_way(cluster, tmp_path):
+    """Unordered too: the store remembers the order in which they came."""
+    path = tmp_path / "journal.log"
+    with RayPool(Synthetic(jitter_s=0.05), 2) as pool:
+        first = search(pool, "tpe", 10, Store(path, "run", UNITS))
+        whole = search(pool, "tpe", 16, Store(path, "run", UNITS))
+    assert whole[:10] == first
+    assert len({key for _, key, _ in whole}) == 16
