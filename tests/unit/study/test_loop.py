@@ -7,6 +7,7 @@ from autoprune.evaluate import EvaluatorPool, LocalPool, Outcome
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.space import SearchSpace
+from autoprune.study.checkpoints import Checkpoints
 from autoprune.study.evaluation import Phases
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
@@ -42,13 +43,16 @@ class SeveralAtOnce(EvaluatorPool):
         self.line.clear()
 
 
-def make_loop(store, work=None, *, searcher="tpe", seed=0, pool=LocalPool, max_failures=3):
+def make_loop(
+    store, work=None, *, searcher="tpe", seed=0, pool=LocalPool, max_failures=3, checkpoints=None
+):
     space = SearchSpace.from_network(PROBLEM)
     cost = ShapeCost()
     context = SearchContext(space, PROBLEM.budget(0.5), cost, seed=seed)
     work = work or (lambda c: Outcome(PROBLEM.evaluate(c)))
+    options = {"hidden": 8, "updates": 1, "warmup": 5} if searcher == "amc" else {}
     return Loop(
-        make_searcher(searcher, context),
+        make_searcher(searcher, context, **options),
         cost,
         pool(work),
         store,
@@ -56,6 +60,7 @@ def make_loop(store, work=None, *, searcher="tpe", seed=0, pool=LocalPool, max_f
         max_failures=max_failures,
         progress=Progress(),
         phases=Phases(),
+        checkpoints=checkpoints,
     )
 
 
@@ -79,7 +84,7 @@ def test_an_exhausted_searcher_ends_it():
 
 
 @pytest.mark.parametrize("pool", [LocalPool, SeveralAtOnce])
-@pytest.mark.parametrize("searcher", ["random", "tpe"])
+@pytest.mark.parametrize("searcher", ["random", "greedy", "tpe", "auto", "amc"])
 @pytest.mark.parametrize("killed_after", [0, 1, 11, 24])
 def test_resumed_it_finishes_as_if_never_stopped(tmp_path, pool, searcher, killed_after):
     whole = make_loop(memory(), searcher=searcher, pool=pool)
@@ -101,6 +106,46 @@ def test_resumed_it_finishes_as_if_never_stopped(tmp_path, pool, searcher, kille
     assert loop.trials == whole.trials
     assert len(calls) == 25
     assert len({c.key for c in calls}) == 25
+
+
+@pytest.mark.parametrize("pool", [LocalPool, SeveralAtOnce])
+@pytest.mark.parametrize("searcher", ["evolve", "amc"])
+def test_what_is_stored_need_not_be_asked_for_again(tmp_path, searcher, pool):
+    path = tmp_path / "journal.log"
+    kept = tmp_path / "searcher.safetensors"
+
+    def loop():
+        store = Store(path, "run", UNITS)
+        checkpoints = Checkpoints(kept, "accuracy", every=4)
+        return make_loop(store, searcher=searcher, pool=pool, checkpoints=checkpoints)
+
+    first = loop()
+    first.run(10)
+    first.run(21)
+    again = loop()
+    asked, told, taken = [], [], []
+    suggest, update, restore = (
+        getattr(again._searcher, name) for name in ("suggest", "update", "restore")
+    )
+    again._searcher.suggest = lambda count: asked.append(count) or suggest(count)
+    again._searcher.update = lambda done, pending=(): (
+        told.append(len(done)) or update(done, pending)
+    )
+    again._searcher.restore = lambda state, done: taken.append(len(done)) or restore(state, done)
+    again.run(10)  # as a search that was corrected in between goes its way
+    assert again.trials == first.trials[:10]
+    assert not asked
+    assert not told
+    again.run(24)
+    known = 20 if pool is LocalPool else 18  # the last of them was asked for after so many
+    checkpoint = known // 4 * 4 if searcher == "amc" else 0
+    assert taken == ([checkpoint] if checkpoint else [])
+    assert told == [known - checkpoint] + [1] * (24 - known)
+    whole = make_loop(memory(), searcher=searcher, pool=pool)
+    whole.run(10)
+    whole.run(21)
+    whole.run(24)
+    assert again.trials == whole.trials
 
 
 def test_another_seed_does_not_go_on_with_the_stored_trials(tmp_path):
