@@ -173,10 +173,20 @@ class OptunaSearcher(ProposingSearcher):
         self._known_levels = levels
 
     def _learn(self, completed: Sequence[tuple[Trial, Ints]], pending: Sequence[Candidate]) -> None:
+        # Trials of a looser budget would look best, and what holds this one bad beside them.
         self._study.update(
-            [(t.candidate, levels, t.score(self.context.objective)) for t, levels in completed],
+            [
+                (trial.candidate, levels, trial.score(self.context.objective))
+                for trial, levels in completed
+                if self._within(trial)
+            ],
             list(self._placed(pending)),
         )
+
+    def _within(self, trial: Trial) -> bool:
+        """Whether a trial holds the budget as it was predicted when it was suggested."""
+        broken = self.context.budget.violations(trial.predicted, self.context.z)
+        return max(broken.values()) <= 1e-6
 
 
 class NamedSampler(OptunaSearcher):
