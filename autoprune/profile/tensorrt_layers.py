@@ -102,7 +102,8 @@ class OnnxNodes:
         """Names of the nodes that a layer of the engine covers, in the network's order."""
         found = {name.strip() for name in _METADATA.findall(info.metadata)}
         if not found and not _REFORMAT.match(info.name):
-            for part in re.split(r" \+ | \|\| ", _MYELIN.sub("", info.name)):
+            plain = _MYELIN.sub("", info.name).replace("PWN(", "")
+            for part in re.split(r" \+ | \|\| |, ", plain):
                 found |= self._part(part.strip())
         return sorted(found & self._order.keys(), key=self._order.__getitem__)
 
@@ -112,10 +113,7 @@ class OnnxNodes:
         if match and {*match.groups()} <= self._order.keys():
             first, last = (self._order[name] for name in match.groups())
             return set(self._names[min(first, last) : max(first, last) + 1])
-        if text.startswith("PWN(") and text.endswith(")"):
-            inner = re.split(r", | \+ ", text[4:-1])
-            return set().union(*(self._part(each.strip()) for each in inner))
-        return {text} & self._order.keys()
+        return {text, text.rstrip(")")}
 
     def kernel(self, info: LayerInfo, name: str, latency_ms: float) -> KernelTime:
         """A layer of the engine with its time, told in layers of the network."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from autoprune.core.device import Artifact
+from autoprune.core.errors import ProfilerError
 from autoprune.profile.onnx_floats import tensor_types, to_half
 from autoprune.profile.onnx_layers import layer_of, stamp
 from autoprune.profile.onnx_precision import Converter, converted
