@@ -87,7 +87,8 @@ class Again:
         return lines
 
 
-def _config(folder: RunFolder) -> SearchConfig:
+def run_config(folder: RunFolder) -> SearchConfig:
+    """The settings of a run."""
     return validate(read_yaml(folder.config), str(folder.config))
 
 
@@ -100,7 +101,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
     """
     folder = RunFolder.open(run)
     data = folder.read_result()
-    config = _config(folder)
+    config = run_config(folder)
     if not folder.dense_onnx.is_file() or not folder.onnx.is_file():
         raise RunError(
             f"the run {folder.path} has no measured network (dense.onnx and pruned.onnx); it was "
@@ -109,7 +110,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
     profiler = make_profiler(config)
     progress.stage("measuring again")
     artifacts = [
-        Artifact(key, path.read_bytes(), _draw(path), path)
+        Artifact(key, path.read_bytes(), drawn_inputs(path), path)
         for key, path in (("dense", folder.dense_onnx), ("pruned", folder.onnx))
     ]
     settings = config.verify
@@ -139,7 +140,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
     )
 
 
-def _draw(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def drawn_inputs(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     """Inputs of the shapes and types that an ONNX file asks for."""
     import onnx
 
@@ -167,7 +168,7 @@ def export_run(run: Path, path: Path, format: str | None) -> Path:
 
     folder = RunFolder.open(run)
     folder.read_result()
-    config = _config(folder)
+    config = run_config(folder)
     if config.model is None or config.run is None:
         raise ConfigError(
             f"the run {folder.path} was begun from Python, so its network can't be built here; "
