@@ -38,13 +38,13 @@ def run_sweep(config: Path, settings: Sequence[str], *, dry_run: bool, as_json: 
     return _close(folder, as_json=as_json)
 
 
-def run_batch_resume(run: Path, *, as_json: bool) -> int:
-    """Go on with a batch."""
+def run_batch_resume(run: Path, address: str | None, *, as_json: bool) -> int:
+    """Go on with a batch, on another cluster where an address is given."""
     from autoprune.study.batch import resume_batch
 
     with _Shown(as_json=as_json) as shown:
         try:
-            folder = resume_batch(run, shown)
+            folder = resume_batch(run, shown, address)
         except KeyboardInterrupt:
             return _stopped(run)
     return _close(folder, as_json=as_json)

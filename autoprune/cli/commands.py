@@ -180,6 +180,14 @@ def verify(run: RunPath, json: Json = False) -> None:
 
 
 @app.command()
+def explain(run: RunPath, json: Json = False) -> None:
+    """Show each layer's time, dense against pruned: what pruning brought, and where it did not."""
+    from autoprune.cli.explaining import run_explain
+
+    raise typer.Exit(run_explain(run, as_json=json))
+
+
+@app.command()
 def pick(
     run: RunPath,
     budget: Annotated[
@@ -255,12 +263,16 @@ def batch(
         raise typer.Exit(code)
     if run is None:
         raise ConfigError(f"batch {what} needs the folder of a batch: autoprune batch {what} RUN")
-    if dry_run or more:
-        raise ConfigError(f"batch {what} takes no --dry-run, --set or --ray-address")
+    if dry_run or settings or (address and what != "resume"):
+        raise ConfigError(
+            f"batch {what} takes no --dry-run or --set"
+            + ("" if what == "resume" else ", and no --ray-address")
+        )
     if what == "cancel":
         raise typer.Exit(batching.run_batch_cancel(run))
-    show = batching.run_batch_status if what == "status" else batching.run_batch_resume
-    raise typer.Exit(show(run, as_json=json))
+    if what == "status":
+        raise typer.Exit(batching.run_batch_status(run, as_json=json))
+    raise typer.Exit(batching.run_batch_resume(run, ray_address, as_json=json))
 
 
 def main() -> None:

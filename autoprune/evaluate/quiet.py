@@ -10,10 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from autoprune.core.errors import RunError
+
+#: What the calling thread holds.
+_held = threading.local()
 
 
 def lock_folder() -> Path:
@@ -27,14 +31,23 @@ def lock_folder() -> Path:
 def evaluating() -> Iterator[None]:
     """Evaluate beside others, but not while a measurement runs or waits to run.
 
+    A block inside another one of the same thread is a part of it.
+
     Raises:
         RunError: the locks can't be used.
     """
+    if getattr(_held, "evaluating", False):
+        yield
+        return
     with _locked("gate", alone=False):
         # Passed at once, unless a measurement stands in the gate: then it goes first.
         pass
     with _locked("machine", alone=False):
-        yield
+        _held.evaluating = True
+        try:
+            yield
+        finally:
+            _held.evaluating = False
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 from autoprune.core.errors import ConfigError, ProfilerError
 from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.ray_cluster import Cluster, actor_options, connected
-from autoprune.study.batch_config import SweepConfig
+from autoprune.study.batch_config import Job, SweepConfig, plan
 from autoprune.study.batch_folder import WAITING, BatchFolder, JobState
 from autoprune.study.batch_job import Ended, run_search, run_table
+from autoprune.study.database import check_storage
 
 #: Processes that a job may lose (killed, out of memory, node gone) before it counts as failed.
 LOST = 10
@@ -55,7 +57,7 @@ class _Unit:
 
 
 def run_batch(sweep: SweepConfig, base: Path, where: str, listener: Listener) -> BatchFolder:
-    """Run a sweep in a new folder.
+    """Run a sweep in a new folder, which is made when all that can be checked was.
 
     Args:
         sweep: what is asked for.
@@ -64,21 +66,30 @@ def run_batch(sweep: SweepConfig, base: Path, where: str, listener: Listener) ->
         listener: is shown the states.
 
     Raises:
-        AutopruneError: the folder or the cluster can't be used.
+        AutopruneError: the folder, the cluster, a device or a storage can't be used.
     """
-    folder = BatchFolder.create(sweep, base, where)
-    with folder:
-        drive(folder, listener)
+    with _ready(sweep, plan(sweep, where)) as cluster:
+        folder = BatchFolder.create(sweep, base, where)
+        with folder:
+            _drive(folder, cluster, listener)
     return folder
 
 
-def resume_batch(path: Path, listener: Listener) -> BatchFolder:
+def resume_batch(path: Path, listener: Listener, address: str | None = None) -> BatchFolder:
     """Go on with a batch: searches that were stopped, cancelled or failed.
+
+    Args:
+        path: of its folder.
+        listener: is shown the states.
+        address: of the cluster, where it is another one now.
 
     Raises:
         AutopruneError: the folder or the cluster can't be used, or another process drives it.
     """
     folder = BatchFolder.open(path)
+    if address is not None:
+        jobs = folder.sweep.jobs.model_copy(update={"address": address})
+        folder.sweep = folder.sweep.model_copy(update={"jobs": jobs})
     with folder:
         folder.cancelled.unlink(missing_ok=True)
         folder.forget_failures()
@@ -97,34 +108,51 @@ def drive(folder: BatchFolder, listener: Listener) -> None:
     """Run everything that has no result yet; returns when nothing is left to run.
 
     Raises:
-        ConfigError: the cluster can't be used, or no node has the resources of a job.
-        RunError: the cluster is gone.
+        ConfigError: the cluster or a device can't be used, or no node has the resources of a job.
+        RunError: the cluster is gone, or a storage can't be reached.
     """
-    units = _units(folder)
-    if not units:
-        return
-    jobs = folder.sweep.jobs
+    left = [job for job in folder.jobs if not (folder.run(job) / "result.json").exists()]
+    if left:
+        with _ready(folder.sweep, left) as cluster:
+            _drive(folder, cluster, listener)
+
+
+def _drive(folder: BatchFolder, cluster: Cluster, listener: Listener) -> None:
+    _Driver(folder, cluster, _units(folder), listener).run()
+
+
+@contextmanager
+def _ready(sweep: SweepConfig, jobs: Sequence[Job]) -> Iterator[Cluster]:
+    """Connect to the cluster; refuse what nobody has before anything runs."""
+    settings = sweep.jobs
     cpus = None
-    if jobs.address is None:
-        cpus = math.ceil(jobs.parallel * jobs.resources.get("cpu", 1.0))
-    with connected(jobs.address, cpus=cpus) as cluster:
-        cluster.require(jobs.resources)
-        _check_devices(folder, cluster)
-        _Driver(folder, cluster, units, listener).run()
+    if settings.address is None:
+        # On a cluster, the nodes of the searches may have and reach what this one does not.
+        _check_devices(jobs)
+        for url in {job.config.storage for job in jobs if job.config.storage is not None}:
+            check_storage(url)
+        cpus = math.ceil(settings.parallel * settings.resources.get("cpu", 1.0))
+    with connected(settings.address, cpus=cpus) as cluster:
+        cluster.require(settings.resources)
+        if settings.address is not None:
+            _check_devices(jobs, elsewhere=True)
+        yield cluster
 
 
-def _check_devices(folder: BatchFolder, cluster: Cluster) -> None:
-    """Refuse a device that nobody has before anything runs.
+def _check_devices(jobs: Sequence[Job], *, elsewhere: bool = False) -> None:
+    """Refuse a device that nobody has, where a table must be measured on it.
 
-    On a cluster, a profiler that can't run on this node may run on those of the searches.
+    Args:
+        jobs: searches.
+        elsewhere: whether a profiler that can't run on this node may run on others.
     """
     from autoprune.study.table import make_profiler
 
-    for job in {job.table: job for job in folder.jobs if job.table is not None}.values():
+    for job in {job.table: job for job in jobs if job.table is not None}.values():
         try:
             make_profiler(job.config)
         except ProfilerError as error:
-            if cluster.owned:
+            if not elsewhere:
                 raise ConfigError(f"device {job.device!r}: {error}") from error
 
 

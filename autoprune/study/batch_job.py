@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from autoprune.core.errors import (
     TraceError,
 )
 from autoprune.core.trial import Trial
-from autoprune.evaluate.quiet import measuring
+from autoprune.evaluate.base import Evaluator
+from autoprune.evaluate.quiet import evaluating, measuring
 from autoprune.study.batch_folder import BatchFolder
 from autoprune.study.progress import Progress
 
@@ -48,6 +49,22 @@ class QuietProfiler:
         """Wait for the evaluations that run, then measure; the next ones wait."""
         with measuring():
             return self._profiler.measure(artifacts, protocol)
+
+
+@dataclass(frozen=True)
+class QuietEvaluator:
+    """Evaluates while nothing is measured on the same machine, winners too.
+
+    Attributes:
+        evaluate: the user's function.
+    """
+
+    evaluate: Evaluator
+
+    def __call__(self, model: Any) -> Mapping[str, float]:
+        """What the user's function gives."""
+        with evaluating():
+            return self.evaluate(model)
 
 
 def quietly(profiler: Profiler) -> Profiler:
@@ -157,12 +174,12 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
 
 def _search(folder: BatchFolder, index: int, attempts: int) -> None:
     from autoprune.study.api import begin
-    from autoprune.study.reopening import fingerprint
     from autoprune.study.cache import EvaluationCache, content_of
     from autoprune.study.conduct import conduct
     from autoprune.study.config import validate
     from autoprune.study.config_files import read_yaml
     from autoprune.study.folder import RunFolder
+    from autoprune.study.reopening import fingerprint
     from autoprune.study.table import make_profiler
     from autoprune.study.task import task_from_config
 
@@ -181,7 +198,8 @@ def _search(folder: BatchFolder, index: int, attempts: int) -> None:
     if config.device is not None:
         # Where the budget is counted, a device that is not there is no failure: `conduct` notes it.
         with contextlib.nullcontext() if job.table else contextlib.suppress(AutopruneError):
-            task.profiler = quietly(make_profiler(config))
+            task.profiler = quietly(make_profiler(config, task.calibration))
+    task.evaluate = QuietEvaluator(task.evaluate)
     task.cache = EvaluationCache(folder.cache, content_of(config, fingerprint(task.model)))
     if not begun:
         begin(task, progress)

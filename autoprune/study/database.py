@@ -67,6 +67,16 @@ def open_database(url: str) -> RDBStorage:
         ) from error
 
 
+def check_storage(url: str) -> None:
+    """Reach a database, and let go of it.
+
+    Raises:
+        RunError: it can't be reached.
+        MissingDependencyError: its driver is not installed.
+    """
+    open_database(url).engine.dispose()
+
+
 def patiently(
     call: Callable[[], T],
     where: str,

@@ -1,6 +1,7 @@
 """`--workers`, `--ray-address` and `autoprune batch`, without a Ray that runs."""
 
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -136,6 +137,7 @@ def test_status_and_cancel_of_a_batch_nobody_drives(monkeypatch, capsys, sweep, 
         (["status"], "needs the folder of a batch"),
         (["status", "nowhere"], "does not exist"),
         (["resume", "nowhere", "--dry-run"], "takes no --dry-run"),
+        (["status", "nowhere", "--ray-address", "auto"], "no --ray-address"),
         (["sweep.yaml", "run"], "takes a sweep's YAML, or status, resume or cancel"),
     ],
 )
@@ -143,3 +145,38 @@ def test_mistakes_end_with_status_2(monkeypatch, capsys, arguments, message):
     status, _, err = run(monkeypatch, capsys, "batch", *arguments)
     assert status == 2
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": ["abacus"], "budgets": ["latency=0.7x"]}, "abacus"),
+        (
+            {
+                "devices": [{"name": "onnxruntime-cpu", "options": {"threads": 0}}],
+                "budgets": ["latency=0.7x"],
+            },
+            "device 'onnxruntime-cpu': .*threads",
+        ),
+        (
+            {"defaults": {"storage": "postgresql+psycopg://me:secret@127.0.0.1:1/nowhere"}},
+            r"storage postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/nowhere can't be reached",
+        ),
+        ({"models": SWEEP["models"] * 2}, "each model must stand once in a sweep.*tiny"),
+        ({"jobs": {"address": "nowhere"}}, "must be auto, host:port"),
+        ({"jobs": {"address": "127.0.0.1:1"}}, "no Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+def test_what_nobody_has_is_told_before_a_folder_is_made(
+    monkeypatch, capsys, tmp_path, changes, message
+):
+    path = tmp_path / "sweep.yaml"
+    defaults = {"trials": 4, **changes.get("defaults", {})}
+    path.write_text(
+        yaml.safe_dump({**SWEEP, "out": str(tmp_path / "run"), **changes, "defaults": defaults})
+    )
+    status, _, err = run(monkeypatch, capsys, "batch", path)
+    assert status == 2
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()

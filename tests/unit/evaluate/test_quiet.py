@@ -50,6 +50,26 @@ def test_a_measurement_waits_for_evaluations_and_holds_back_the_next():
     late[1].set()
 
 
+def test_an_evaluation_inside_another_does_not_wait_for_the_measurement_that_waits_for_it():
+    inner, done = threading.Event(), threading.Event()
+
+    def body():
+        with evaluating():
+            inner.wait(30)
+            with evaluating():
+                done.set()
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    measurement = begins(measuring)
+    assert not measurement[0].wait(0.3)
+    inner.set()
+    assert done.wait(10)
+    thread.join()
+    assert measurement[0].wait(10)
+    measurement[1].set()
+
+
 def test_measurements_exclude_each_other():
     first = begins(measuring)
     assert first[0].wait(10)
