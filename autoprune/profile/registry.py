@@ -24,6 +24,8 @@ BUILTIN = {
     "tensorrt": "autoprune.profile.tensorrt:TensorRTProfiler",
     "trtexec": "autoprune.profile.trtexec:TrtexecProfiler",
     "openvino-cpu": "autoprune.profile.openvino:OpenVinoProfiler",
+    "pytorch-cpu": "autoprune.profile.pytorch:pytorch_cpu",
+    "pytorch-cuda": "autoprune.profile.pytorch:pytorch_cuda",
     "ssh": "autoprune.profile.ssh:SshProfiler",
     "command": "autoprune.profile.command:CommandProfiler",
 }
@@ -141,6 +143,21 @@ def make_profiler(name: str | Profiler, **options: Any) -> Profiler:
     if power_w is not None:
         return StatedPower(made, convert(what, POWER, power_w, float))
     return made if meter is None else Metered(made, make_meter(meter, of_meter))
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a profiler has an option that its name does not set already.
+
+    Args:
+        name: as `make_profiler` takes it; one that stands for nothing has no option.
+        option: "calibration", say.
+    """
+    plain, _, query = name.partition("?")
+    try:
+        factory = resolve(plain.partition("://")[0], GROUP, BUILTIN, what="profiler")
+    except PluginError:
+        return False
+    return option in parameters(factory) and option not in merged("", query, {})
 
 
 def devices() -> list[DeviceRow]:

@@ -249,7 +249,7 @@ def _device(
     if task.profiler is None and config.device is None:
         return None
     try:
-        profiler = task.profiler or make_profiler(config)
+        profiler = task.profiler or make_profiler(config, task.calibration)
         # A device far away is reached here, not when the search is over.
         spec = profiler.device
     except AutopruneError as error:

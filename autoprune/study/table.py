@@ -63,8 +63,12 @@ def check_metrics(task: Task) -> None:
         )
 
 
-def make_profiler(config: SearchConfig) -> Profiler:
+def make_profiler(config: SearchConfig, calibration: Sequence[Any] | None = None) -> Profiler:
     """The config's device.
+
+    Args:
+        config: names it.
+        calibration: batches of inputs, for a device that quantises networks by itself.
 
     Raises:
         ConfigError: none is named, or no profiler has that name.
@@ -74,7 +78,10 @@ def make_profiler(config: SearchConfig) -> Profiler:
 
     if config.device is None:
         raise ConfigError("a device must be named; `autoprune devices` lists them")
-    return registry.make_profiler(config.device.name, **config.device.options)
+    name, options = config.device.name, dict(config.device.options)
+    if calibration and registry.takes(name, "calibration"):
+        options.setdefault("calibration", calibration)
+    return registry.make_profiler(name, **options)
 
 
 def prepare_table(

@@ -68,3 +68,10 @@ def test_a_name_that_stands_for_two_is_an_error(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
     with pytest.raises(PluginError, match="stands for both"):
         make_profiler("onnxruntime")
+
+
+def test_what_a_profiler_takes_is_known_without_making_it():
+    assert registry.takes("tensorrt?precision=int8", "calibration")
+    assert not registry.takes("tensorrt?calibration=batches.npz", "calibration")
+    assert not registry.takes("openvino-cpu", "calibration")
+    assert not registry.takes("no such one", "calibration")

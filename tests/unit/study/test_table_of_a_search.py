@@ -15,6 +15,7 @@ from autoprune.study.table import (
     check_metrics,
     check_table,
     find_table,
+    make_profiler,
     prepare_table,
     table_edges,
 )
@@ -151,3 +152,13 @@ def test_a_cost_model_of_ones_own_may_predict_it():
 
     given = dataclasses.replace(task("energy=0.5x"), table=Watts(FakeProfiler().device, 1.0))
     check_metrics(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("onnxruntime-cpu?precision=int8", "batches that were given"), ("onnxruntime-cpu", None)],
+)
+def test_a_device_that_quantises_gets_the_calibration_batches(name, told):
+    config = task(device=name).config
+    profiler = make_profiler(config, [tiny_task.inputs()])
+    assert profiler.device.details.get("calibrated_on") == told
