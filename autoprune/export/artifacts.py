@@ -52,7 +52,9 @@ def artifacts(
 
 def _call(slicer: OnnxSlicer, selection: Selection) -> ModuleCall:
     network = slicer.network
-    return ModuleCall(slicer.module(selection), network.example_inputs, dict(network.example_kwargs))
+    return ModuleCall(
+        slicer.module(selection), network.example_inputs, dict(network.example_kwargs)
+    )
 
 
 def _names(slicer: OnnxSlicer, selections: Sequence[Selection]) -> list[str]:

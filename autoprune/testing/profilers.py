@@ -94,7 +94,7 @@ def _conv_module(
 
     layers: list[torch.nn.Module] = []
     for weight in weights:
-        conv = torch.nn.Conv2d(*weight.shape[1::-1], 3, padding=1, bias=False)
+        conv = torch.nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False)
         conv.weight.data = torch.from_numpy(weight)
         layers += [conv, torch.nn.ReLU()]
     return ModuleCall(torch.nn.Sequential(*layers).eval(), (torch.from_numpy(x),))

@@ -1,0 +1,138 @@
+"""What each operator of a PyTorch network takes, by torch's profiler, and which layer called it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from autoprune.core.device import KernelTime
+
+#: Profiled runs of each network, and of the reference beside it.
+RUNS = 8
+
+#: A range in the profile that is ours: a run of one of the two networks, or a module's forward.
+_RUN, _MODULE = "autoprune run ", "autoprune module "
+
+#: Operators whose time is charged to the layer that called them.
+_HEAVY = re.compile(r"conv|linear|addmm|matmul|bmm|attention", re.I)
+
+#: A network, and a function that runs it once.
+Runnable = tuple[Any, Callable[[], object]]
+
+
+def profile_beside(reference: Runnable, own: Runnable, cuda: bool) -> tuple[KernelTime, ...]:
+    """Times of the operators that a network's modules call, in order.
+
+    Args:
+        reference: is run beside it, so that a drift of the machine cancels.
+        own: the network; the reference itself gives its own.
+        cuda: whether the GPU's time counts.
+
+    Returns:
+        `latency_ms` of each is its share of the reference's profiled time: the reference's add up
+        to 1.
+    """
+    import torch
+    from torch.autograd.profiler import profile, record_function
+
+    networks = {"reference": reference}
+    if own[0] is not reference[0]:
+        networks["own"] = own
+    with _scopes([module for module, _ in networks.values()]):
+        for _, run in networks.values():
+            run()
+        # On the CPU alone the older collector is enough, which prints nothing.
+        device = "cuda" if cuda else None
+        with profile(use_device=device, use_kineto=cuda, record_shapes=True) as profiler:
+            for _ in range(RUNS):
+                for name, (_, run) in networks.items():
+                    with record_function(_RUN + name):
+                        run()
+            if cuda:
+                torch.cuda.synchronize()
+    runs: dict[str, list[list[Any]]] = {name: [] for name in networks}
+    for event in sorted(profiler.function_events, key=lambda e: e.time_range.start):
+        _sort_in(event, runs)
+    whole = sum(_times(runs["reference"], cuda))
+    measured = runs.get("own", runs["reference"])
+    times = _times(measured, cuda)
+    return tuple(
+        _kernel(number, event, time / whole)
+        for number, (event, time) in enumerate(zip(measured[0], times, strict=True))
+    )
+
+
+def _sort_in(event: Any, runs: dict[str, list[list[Any]]]) -> None:
+    """Put an operator that a module, or the run itself, called into its run."""
+    if event.name.startswith(_RUN):
+        runs[event.name.removeprefix(_RUN)].append([])
+        return
+    parent = event.cpu_parent
+    if not event.name.startswith("aten::") or parent is None:
+        return
+    if not parent.name.startswith((_RUN, _MODULE)):
+        return
+    while not parent.name.startswith(_RUN):
+        parent = parent.cpu_parent
+        if parent is None:
+            return
+    runs[parent.name.removeprefix(_RUN)][-1].append(event)
+
+
+def _times(runs: list[list[Any]], cuda: bool) -> list[float]:
+    """Of each operator, the median over the runs; runs in which others were called are left out."""
+    names = [event.name for event in runs[0]]
+    same = [run for run in runs if [event.name for event in run] == names]
+    return [median(_time(run[i], cuda) for run in same) for i in range(len(names))]
+
+
+def _time(event: Any, cuda: bool) -> float:
+    return float(event.device_time_total if cuda else event.cpu_time_total)
+
+
+def _kernel(number: int, event: Any, share: float) -> KernelTime:
+    path = event.cpu_parent.name.removeprefix(_MODULE)
+    layer = "" if path.startswith(_RUN) else path
+    op = event.name.removeprefix("aten::")
+    shapes = tuple(tuple(int(s) for s in shape) for shape in event.input_shapes or () if shape)
+    return KernelTime(
+        name=f"{layer or 'network'}/{op}#{number}",
+        layers=(layer,) if layer and _HEAVY.search(op) else (),
+        op=op,
+        latency_ms=share,
+        input_shapes=shapes,
+    )
+
+
+@contextmanager
+def _scopes(modules: list[Any]) -> Iterator[None]:
+    """While this is open, each module's forward is a range in the profile, named by its path."""
+    from torch.autograd.profiler import record_function
+
+    handles: list[Any] = []
+    open_ones: list[Any] = []
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            scope: Any = record_function(_MODULE + path)
+            scope.__enter__()
+            open_ones.append(scope)
+
+        return hook
+
+    def leave(*_: object) -> None:
+        open_ones.pop().__exit__(None, None, None)
+
+    try:
+        for module in modules:
+            for path, part in module.named_modules():
+                if path:
+                    handles.append(part.register_forward_pre_hook(enter(path)))
+                    handles.append(part.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
