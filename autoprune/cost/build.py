@@ -14,14 +14,21 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.device import DeviceSpec, Measurement
 from autoprune.core.errors import ProfilerError, TableError
 from autoprune.core.workload import Ints, KernelGraph
+from autoprune.cost.borrow import borrow
 from autoprune.cost.cover import covering
 from autoprune.cost.records import halves, ratio_std, usable
 from autoprune.cost.table import LatencyTable
 
-#: Candidates of the first batch, of each later one, and how many of each are held out.
-_FIRST, _NEXT, _HELD = 24, 8, 0.25
+#: Candidates of the first batch and of a later one at most; the first tells how long one takes.
+_FIRST, _NEXT = 8, 16
+#: One in so many is held out: without, and with kernels that another table has measured.
+_HELD, _HELD_REUSED = 4, 2
 #: So many held-out candidates at least before their error is believed.
 _ENOUGH = 10
+#: Kernels measured before are worth relying on if they make up this much of the dense latency.
+_COVERED = 0.8
+#: Candidates that those to measure next are chosen from, for each one chosen.
+_POOL = 8
 
 
 class Measure(Protocol):
@@ -103,25 +110,29 @@ def build_table(
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
     info: Mapping[str, Any] | None = None,
+    reuse: Sequence[LatencyTable] = (),
 ) -> LatencyTable:
     """Measure a latency table of a network.
 
-    Batches of candidates are measured beside the dense network; a quarter of each is held out to
-    tell the table's error, and only then taken in. Batches go on until the median error is below
-    the target (or below the noise, which no table can beat), all candidates are used up, or the
-    next batch would not fit the time.
+    Batches of candidates are measured beside the dense network; a quarter of each, drawn at
+    random, is held out to tell the table's error, and only then taken in. Of the others, those
+    are measured in whose kernels the model is least sure. Batches go on until the median error is
+    below the target (or below the noise, which no table can beat), all candidates are used up, or
+    the next batch would not fit the time. Kernels that another table of the device has measured
+    need no measuring again: what is left to learn is how they add up, from fewer candidates.
 
     Args:
         graph: of the network.
         measure: measures candidates; the first of each call is the dense one.
         device: what is measured on.
         candidates: at most this many, the dense one not counted; 8 or more.
-        budget_s: seconds; at least one batch is measured whatever it takes.
+        budget_s: seconds; 8 candidates are measured whatever it takes.
         target_error: stop at this median relative error.
         choices: kept counts to measure by group; any where none are given.
         seed: of the choice of candidates.
         on_progress: called with candidates done, candidates at most, and what is going on.
         info: kept in the table's header (protocol, network's name, ...).
+        reuse: tables of the same device whose kernel times are taken over.
 
     Returns:
         The table; `info["accuracy"]` holds its `Accuracy` before the held-out candidates were
@@ -129,6 +140,7 @@ def build_table(
 
     Raises:
         TableError: fewer than 8 candidates, or too few could be measured.
+        TableMismatchError: a table to reuse is of another device.
         ProfilerError: the dense network can't be measured.
     """
     if candidates < 8:
@@ -138,27 +150,31 @@ def build_table(
     tell = on_progress or (lambda done, total, text: None)
     rng = np.random.default_rng(seed)
     plan = covering(graph, candidates, rng, choices)
+    pool = covering(graph, _POOL * candidates, rng, choices)
+    borrowed = [b for other in reuse for b in borrow(other, device)]
+    every = _HELD
     started = time.monotonic()
     table: LatencyTable | None = None
     held_kept: list[Ints] = []
     held: list[Measurement] = []
     done, failed, stopped, report = 0, 0, "candidates", None
+    size = min(_FIRST, candidates)
     while done < candidates:
-        size = min(_FIRST if table is None else _NEXT, candidates - done)
-        rows = np.vstack([graph.units[None], plan[done : done + size]])
+        checks = np.arange(1, size + 1) % every == 0
+        chosen = plan[done : done + size].copy()
+        if table is not None:
+            chosen[~checks] = pool[table.least_sure(graph, pool, int((~checks).sum()))]
+        rows = np.vstack([graph.units[None], chosen])
         tell(done, candidates, f"measuring {size} candidates")
-        batch_started = time.monotonic()
         results = measure(graph.instantiate(rows).candidates(), kernels=True)
-        took = time.monotonic() - batch_started
         if not usable(results[0]):
             raise ProfilerError(
                 "the dense network must be measurable to build a latency table; "
                 f"{results[0].error or 'it has no ratio'}"
             )
         if table is None:
-            reference = results[0].latency_ms
-            table = LatencyTable(device, reference, info)
-        checks = np.arange(1, len(rows)) % round(1 / _HELD) == 0
+            table = LatencyTable(device, results[0].latency_ms, info)
+            table.borrowed = borrowed
         fitted = np.concatenate([[True], ~checks])
         failed += sum(not usable(r) for r in results)
         table.add(
@@ -167,6 +183,8 @@ def build_table(
         held_kept.append(rows[~fitted])
         held += [r for r, f in zip(results, fitted, strict=True) if not f]
         done += size
+        if borrowed and table.covered(graph) >= _COVERED:
+            every = _HELD_REUSED
         if any(usable(m) for m in held):
             report = accuracy(table, graph, np.vstack(held_kept), held)
             tell(done, candidates, f"median error {report.median_error:.1%}")
@@ -174,7 +192,10 @@ def build_table(
             if report.candidates >= _ENOUGH and report.median_error <= goal:
                 stopped = "error"
                 break
-        if time.monotonic() - started + took * _NEXT / size > budget_s:
+        took = time.monotonic() - started
+        left = int((budget_s - took) / max(took, 1e-9) * done)
+        size = min(_NEXT, candidates - done, left)
+        if left < every:
             stopped = "time"
             break
     if table is None or report is None or failed > done // 2:
@@ -193,6 +214,7 @@ def build_table(
         "seconds": round(time.monotonic() - started, 1),
         "stopped": stopped,
         "seed": seed,
+        "reused_runs": len(borrowed),
         "median_rounds": float(np.median([len(o.samples_ms) for o in table.observations])),
     }
     return table

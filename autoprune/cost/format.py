@@ -2,7 +2,8 @@
 
 The first line is the header: schema version, device, units, reference and what else is told of
 the measuring. Then a line for each network (its kernels) and each measured candidate, with the raw
-repeats. The last line is the SHA-256 of all lines before it. Nothing fitted is stored: the same
+repeats; since schema 2 also the kernel times that were taken over from other tables of the
+device. The last line is the SHA-256 of all lines before it. Nothing fitted is stored: the same
 file gives the same predictions, and a better model makes better use of an old file.
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import TableError, TableFormatError, TableMismatchError
 from autoprune.core.files import write_atomically
+from autoprune.cost.borrow import Borrowed
 from autoprune.cost.energy import ReferenceEnergy
 from autoprune.cost.layout import Layout
 from autoprune.cost.records import Observation
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from autoprune.cost.table import LatencyTable
 
 #: Files of this schema and of every one before it can be read.
-SCHEMA = 1
+SCHEMA = 2
 _KIND = "autoprune_latency_table"
 _UNITS = {
     "reference_ms, samples_ms, kernel_ms": "milliseconds for one forward pass of the batch",
@@ -78,6 +80,11 @@ def _lines(table: LatencyTable) -> Iterator[str]:
         yield json.dumps({"kind": "network", "fingerprint": fingerprint, **layout.to_dict()})
     for observation in table.observations:
         yield json.dumps({"kind": "candidate", **observation.to_dict()})
+    for fingerprint, layout in {b.layout.fingerprint: b.layout for b in table.borrowed}.items():
+        data = {"kind": "borrowed_network", "fingerprint": fingerprint, **layout.to_dict()}
+        yield json.dumps(data)
+    for borrowed in table.borrowed:
+        yield json.dumps({"kind": "borrowed", **borrowed.to_dict()})
 
 
 def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
@@ -93,6 +100,7 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
         if "reference_energy" in header:
             table.reference_energy = ReferenceEnergy.from_dict(header["reference_energy"])
         names: dict[str, str] = {}
+        others: dict[str, Layout] = {}
         for line in map(json.loads, lines):
             if line["kind"] == "network":
                 layout = Layout.from_dict(line)
@@ -101,6 +109,10 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
             elif line["kind"] == "candidate":
                 network = names[str(line["network"])]
                 table.observations.append(Observation.from_dict({**line, "network": network}))
+            elif line["kind"] == "borrowed_network":
+                others[str(line["fingerprint"])] = Layout.from_dict(line)
+            elif line["kind"] == "borrowed":
+                table.borrowed.append(Borrowed.from_dict(line, others))
             else:
                 raise ValueError(f"unknown kind of line {line['kind']!r}")
         if table.reference_energy is None:

@@ -8,7 +8,7 @@ extrapolation, and its standard deviation says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +106,45 @@ class KernelModel:
             variance += std.sum(axis=1) ** 2
             np.maximum(source, rank.max(axis=1), out=source)
         return KernelSums(parts / self.unit, variance / self.unit**2, source)
+
+    def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
+        """Which of (N, G) candidates to measure next (see `LatencyTable.least_sure`)."""
+        unsure, shapes = [], []
+        offset = 0
+        for signature, indices in layout.by_signature.items():
+            curve = self._curves.get(signature)
+            if curve is None:
+                continue
+            x = layout.channels(indices, kept)
+            _, std, _ = curve.predict(x)
+            distinct, inverse = np.unique(x.reshape(-1, x.shape[2]), axis=0, return_inverse=True)
+            unsure.append(std)
+            shapes.append(inverse.reshape(std.shape) + offset)
+            offset += len(distinct)
+        if not unsure:
+            return np.arange(min(count, len(kept)), dtype=np.int64)
+        std, shape = np.concatenate(unsure, axis=1), np.concatenate(shapes, axis=1)
+        total = self.predict(layout, kept).total * self.unit
+        done = np.zeros(offset, dtype=bool)
+        chosen: list[int] = []
+        for _ in range(min(count, len(kept))):
+            gain = np.where(done[shape], 0.0, std**2).sum(axis=1) / np.maximum(total, 1e-12) ** 2
+            gain[chosen] = -1.0
+            best = int(np.argmax(gain))
+            chosen.append(best)
+            done[shape[best]] = True
+        return np.array(chosen, dtype=np.int64)
+
+    def share(self, layout: Layout, signatures: Collection[str]) -> float:
+        """Fraction of a dense network's time that its kernels of some signatures take."""
+        total = known = 0.0
+        for signature, indices in layout.by_signature.items():
+            curve = self._curves.get(signature)
+            if curve is not None:
+                time = float(curve.predict(layout.channels(indices, layout.units[None]))[0].sum())
+                total += time
+                known += time if signature in signatures else 0.0
+        return known / total if total > 0 else 0.0
 
     def _free(self, signature: str, kernel: KernelLayout) -> bool:
         """Whether it takes no time of its own: measured so, or a light op always fused so far."""

@@ -122,8 +122,8 @@ def run_scales(pools: Mapping[str, Pool], runs: Sequence[Run], rounds: int = 6) 
     trust = number / (number + (_KERNEL_NOISE / _DRIFT) ** 2)
     scale = first
     for _ in range(rounds if len(cell) else 0):
-        level = _medians(cell, logs - scale[of_run], np.ones_like(logs), offset)
-        change = _medians(of_run, logs - level[cell], weights, len(runs)) - first
+        level = medians(cell, logs - scale[of_run], np.ones_like(logs), offset)
+        change = medians(of_run, logs - level[cell], weights, len(runs)) - first
         scale = first + np.clip(trust * change, -2 * _DRIFT, 2 * _DRIFT)
     dense = [i for i, r in enumerate(runs) if r.dense]
     return np.asarray(np.exp(scale - (np.mean(scale[dense]) if dense else np.mean(scale))))
@@ -153,7 +153,7 @@ def _from_ratios(runs: Sequence[Run]) -> Floats:
     return result
 
 
-def _medians(key: npt.NDArray[np.intp], value: Floats, weight: Floats, count: int) -> Floats:
+def medians(key: npt.NDArray[np.intp], value: Floats, weight: Floats, count: int) -> Floats:
     """(count,) weighted median of the values of each key; 0 where it has none."""
     order = np.lexsort((value, key))
     key, value, weight = key[order], value[order], weight[order]

@@ -16,6 +16,7 @@ from autoprune.core.device import DeviceSpec, Measurement
 from autoprune.core.errors import CandidateError, TableError
 from autoprune.core.workload import Ints, KernelGraph, Workloads
 from autoprune.cost.base import CostModel
+from autoprune.cost.borrow import Borrowed, aligned
 from autoprune.cost.endtoend import EndToEnd, Points
 from autoprune.cost.energy import (
     EnergyFit,
@@ -26,13 +27,10 @@ from autoprune.cost.energy import (
 )
 from autoprune.cost.kernels import SOURCES, KernelModel, KernelSums
 from autoprune.cost.layout import Layout
-from autoprune.cost.plateaus import right_edges, thin
+from autoprune.cost.plateaus import edges
 from autoprune.cost.pooling import Run
 from autoprune.cost.records import Observation, usable
 from autoprune.cost.work import WorkModel
-
-#: Fractions of the other groups' units beside which plateau edges are looked for.
-_CONTEXTS = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +75,8 @@ class LatencyTable(CostModel):
         self.reference_energy: ReferenceEnergy | None = None
         self.layouts: dict[str, Layout] = {}
         self.observations: list[Observation] = []
+        #: Kernel times taken over from other tables of the device.
+        self.borrowed: list[Borrowed] = []
         self._known: weakref.WeakKeyDictionary[KernelGraph, Layout] = weakref.WeakKeyDictionary()
         self._fitted: _Fit | None = None
         self._kernels: KernelModel | None = None
@@ -196,6 +196,22 @@ class LatencyTable(CostModel):
         numbers = np.full(len(kept), number, dtype=np.intp)
         return sums, Points(sums.parts, numbers, list(kept / layout.units))
 
+    def least_sure(self, graph: KernelGraph, kept: Ints, count: int) -> Ints:
+        """Which of (N, G) candidates to measure next: (count,) their indices.
+
+        One after the other, the candidate whose kernels' times are the least certain, those of
+        the ones before it taken as measured.
+        """
+        return self._fit().kernels.least_sure(self.layout(graph), kept, count)
+
+    def covered(self, graph: KernelGraph) -> float:
+        """Fraction of a dense network's kernel time whose kernels were measured before it.
+
+        Of kernels taken over from other tables alone.
+        """
+        known = {s for b in self.borrowed for s in b.layout.by_signature}
+        return self._fit().kernels.share(self.layout(graph), known)
+
     def plateau_edges(
         self,
         graph: KernelGraph,
@@ -222,34 +238,8 @@ class LatencyTable(CostModel):
             CandidateError: the network has no such group, or `minimum` is out of range.
             TableError: nothing was measured yet.
         """
-        if group not in graph.groups:
-            raise CandidateError(
-                f"plateau edges must be asked of one of the network's groups, got {group!r}"
-            )
-        column = graph.groups.index(group)
-        units = int(graph.units[column])
-        if not 1 <= minimum <= units:
-            raise CandidateError(
-                f"minimum of group {group!r} must be between 1 and {units}, got {minimum}"
-            )
-        counts = np.arange(minimum, units + 1, dtype=np.int64)
-        own = self.layout(graph).touching(column)
-        edges: set[int] = set()
-        # Groups that share a tensor add their channels up, so that a group's edges shift with
-        # the others: they are looked for beside a dense network and beside pruned ones.
-        for fraction in _CONTEXTS:
-            others = np.maximum(1, np.rint(graph.units * fraction)).astype(np.int64)
-            kept = np.repeat(others[None], len(counts), axis=0)
-            kept[:, column] = counts
-            sums = self._fit().kernels.predict(own, kept)
-            cost = sums.total
-            least = max(within, 0.02 * float(cost.max() - cost.min()))
-            tolerance = least + np.sqrt(sums.variance)
-            edges |= set(right_edges(counts, cost, tolerance, max(2, choices)))
-            if fraction == 1.0:
-                dense = cost
-        rising = np.array(sorted(edges), dtype=np.int64)
-        return thin(rising, dense[rising - minimum], max(2, choices))
+        layout = self.layout(graph)
+        return edges(layout, group, self._fit().kernels.predict, minimum, choices, within)
 
     def save(self, path: str | Path) -> Path:
         """Write the table as text, all of it or nothing (see `format`)."""
@@ -326,20 +316,27 @@ class LatencyTable(CostModel):
     def _timed_kernels(self) -> KernelModel:
         """The kernel model, fitted anew only when kernels were timed since."""
         if self._kernels is None:
-            self._kernels = KernelModel(
-                [
-                    Run(
-                        self.layouts[o.network],
-                        np.array(o.kept, dtype=np.int64),
-                        np.array(o.kernel_ms),
-                        self._is_reference(o),
-                        o.ratio,
-                    )
-                    for o in self.observations
-                    if o.kernel_ms
-                ]
-            )
+            own = self._own_runs()
+            self._kernels = KernelModel([*own, *aligned(self.borrowed, own)])
         return self._kernels
+
+    def _own_runs(self) -> list[Run]:
+        return [
+            Run(
+                self.layouts[o.network],
+                np.array(o.kept, dtype=np.int64),
+                np.array(o.kernel_ms),
+                self._is_reference(o),
+                o.ratio,
+            )
+            for o in self.observations
+            if o.kernel_ms
+        ]
+
+    def timed_runs(self) -> list[tuple[Run, float]]:
+        """Its runs whose kernels were timed, each with how much slower than usual it was."""
+        own = self._own_runs()
+        return list(zip(own, self._timed_kernels().scales.tolist(), strict=False)) if own else []
 
     def _is_reference(self, observation: Observation) -> bool:
         reference = self.reference

@@ -65,7 +65,7 @@ def test_what_is_saved_is_read_back(graph: KernelGraph, path: Path) -> None:
 def test_the_file_is_text_with_a_header_that_tells(path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     header = lines[0]
-    assert header["schema"] == 1
+    assert header["schema"] == 2
     assert header["device"]["name"] == "Test CPU"
     assert {"units", "written", "autoprune_version", "reference_ms"} <= set(header)
     assert [line["kind"] for line in lines[1:]] == ["network"] + ["candidate"] * 11 + ["seal"]
@@ -148,9 +148,9 @@ def test_an_edited_table_is_refused(path: Path) -> None:
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
     lines = path.read_text().splitlines()[:-1]
-    lines[0] = lines[0].replace('"schema": 1', '"schema": 2')
+    lines[0] = lines[0].replace('"schema": 2', '"schema": 3')
     path.write_text(seal(lines))
-    with pytest.raises(TableFormatError, match=r"schema 1 or older, got 2.*update autoprune"):
+    with pytest.raises(TableFormatError, match=r"schema 2 or older, got 3.*update autoprune"):
         LatencyTable.load(path)
 
 

@@ -1,0 +1,109 @@
+"""Kernel times that another table of the same device has measured, taken over.
+
+Kernels of one signature take the same time in any network, up to the machine's speed at the time
+of measuring: a table's times are freed of its own drift, and then moved as a whole to where the
+shapes that both have measured agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autoprune.core.cost import Floats
+from autoprune.core.device import DeviceSpec
+from autoprune.core.workload import Ints
+from autoprune.cost.layout import Layout
+from autoprune.cost.pooling import Run, medians, pool
+
+if TYPE_CHECKING:
+    from autoprune.cost.table import LatencyTable
+
+#: No table is taken to be further off than this (log).
+_FAR = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Borrowed:
+    """A run of another network.
+
+    Attributes:
+        layout: of that network.
+        kept: (G,) kept units.
+        times: (K,) each kernel's time in ms, freed of the drift within its table.
+    """
+
+    layout: Layout
+    kept: Ints
+    times: Floats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        times = [float(f"{t:.6g}") for t in self.times.tolist()]
+        return {
+            "network": self.layout.fingerprint,
+            "kept": self.kept.tolist(),
+            "kernel_ms": times,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Borrowed:
+        """The inverse of `to_dict`."""
+        layout = layouts[str(data["network"])]
+        return cls(
+            layout, np.array(data["kept"], dtype=np.int64), np.array(data["kernel_ms"], dtype=float)
+        )
+
+
+def borrow(table: LatencyTable, device: DeviceSpec) -> list[Borrowed]:
+    """The runs whose kernels were timed, of a table and those it had borrowed itself.
+
+    Raises:
+        TableMismatchError: the table is of another device.
+    """
+    from autoprune.cost.format import refuse_other
+
+    refuse_other(table.device, device, "whose kernels are to be reused")
+    return [
+        *(Borrowed(r.layout, r.kept, r.times / s) for r, s in table.timed_runs()),
+        *table.borrowed,
+    ]
+
+
+def aligned(borrowed: Sequence[Borrowed], own: Sequence[Run]) -> list[Run]:
+    """Borrowed runs as if measured when a table's own ones were.
+
+    One factor for each network, the weighted median over the shapes that both have measured; 1
+    where there are none.
+    """
+    times = _by_shape(own)
+    result = []
+    for fingerprint in dict.fromkeys(b.layout.fingerprint for b in borrowed):
+        runs = [
+            Run(b.layout, b.kept, b.times) for b in borrowed if b.layout.fingerprint == fingerprint
+        ]
+        theirs = _by_shape(runs)
+        both = [shape for shape in theirs if shape in times]
+        factor = 1.0
+        if both:
+            logs = np.array([np.log(times[s] / theirs[s]) for s in both])
+            weight = np.array([times[s] for s in both])
+            middle = medians(np.zeros(len(both), dtype=np.intp), logs, weight, 1)[0]
+            factor = float(np.exp(np.clip(middle, -_FAR, _FAR)))
+        result += [Run(r.layout, r.kept, r.times * factor) for r in runs]
+    return result
+
+
+def _by_shape(runs: Sequence[Run]) -> dict[tuple[str, tuple[int, ...]], float]:
+    """Median time of each shape of each signature, where it takes any."""
+    result = {}
+    for signature, one in pool(runs).items():
+        shapes, inverse = one.shapes()
+        for i, shape in enumerate(shapes.tolist()):
+            median = float(np.median(one.t[inverse == i]))
+            if median > 0:
+                result[signature, tuple(shape)] = median
+    return result
