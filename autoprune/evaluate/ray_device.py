@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
+from autoprune.core.device import (
+    Artifact,
+    DeviceSpec,
+    Measurement,
+    MeasuringProtocol,
+    ModuleCall,
+)
 from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError, RunError
 from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.quiet import measuring
@@ -82,7 +89,8 @@ class RayProfiler:
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
     ) -> list[Measurement]:
         """Measure on the node that has the device; waits while another one measures there."""
-        found: list[Measurement] = self._there(_measure, *self._made, list(artifacts), protocol)
+        sent = [_sent(artifact, modules="pytorch" in self._made[0]) for artifact in artifacts]
+        found: list[Measurement] = self._there(_measure, *self._made, sent, protocol)
         return found
 
     def close(self) -> None:
@@ -115,6 +123,22 @@ class RayProfiler:
         if error is not None:
             raise ProfilerError(f"on the node with {self._resource}: {error}")
         return found
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A module that was made here."""
+
+    made: ModuleCall
+
+    def __call__(self) -> ModuleCall:
+        return self.made
+
+
+def _sent(artifact: Artifact, *, modules: bool) -> Artifact:
+    """An artifact that can be sent: what makes its module stays here, the module may go along."""
+    call = artifact.call
+    return replace(artifact, call=_Made(call()) if modules and call is not None else None)
 
 
 def _run(packed: Packed) -> tuple[Any, str | None]:
