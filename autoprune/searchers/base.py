@@ -5,17 +5,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Floats
 from autoprune.core.objectives import Objective
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
 from autoprune.space.space import SearchSpace
+
+
+class SensitivityOf(Protocol):
+    """Computes what pruning each group alone would lose, when it is asked for."""
+
+    @property
+    def usual(self) -> str:
+        """The kind to take where none is asked for."""
+        ...
+
+    def __call__(self, kind: str) -> Mapping[str, Floats]:
+        """Group → (choices,) losses of a kind (`autoprune.searchers.sensitivity.KINDS`)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class SearchContext:
         z: standard deviations in an upper bound (1.645: 95 %).
         objectives: where a Pareto front is searched for, all of them, `objective` first; else ().
         dense_metrics: what `evaluate` gave for the dense network, where that is known.
+        sensitivity: computes what pruning each group alone would lose, where a search can
+            (see `autoprune.searchers.sensitivity.known_losses`).
     """
 
     space: SearchSpace
@@ -43,6 +59,7 @@ class SearchContext:
     z: float = 1.645
     objectives: tuple[Objective, ...] = ()
     dense_metrics: Mapping[str, float] = field(default_factory=dict)
+    sensitivity: SensitivityOf | None = None
 
 
 @dataclass(frozen=True)

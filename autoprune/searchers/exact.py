@@ -16,8 +16,8 @@ from autoprune.searchers.base import SearchContext
 from autoprune.searchers.losses import LossFitter, losses_of, nearness
 from autoprune.searchers.programme import Programme
 from autoprune.searchers.proposing import ProposingSearcher
+from autoprune.searchers.sensitivity import best_by, known_losses
 from autoprune.space.profiles import exponents, profile_levels
-from autoprune.space.space import SearchSpace
 
 #: Trials that are cut off, and that a model is fitted to, at most.
 HISTORY = 600
@@ -26,7 +26,8 @@ HISTORY = 600
 class ExactSearcher(ProposingSearcher):
     """A mixed-integer programme over the choices' losses and predicted costs (HiGHS).
 
-    It first spends trials on probes: profiles (uniform, what is widely shared spared, ...), then
+    It first spends trials on probes: what the programme answers by the sensitivities known
+    beforehand, profiles (uniform, what is widely shared spared, ...), then
     candidates in which a few groups are pruned much deeper and the others take what that saves.
     A growing convex curve for each group is fitted to all trials (`LossFitter`), and the
     programme chooses one width for each group so that the sum of losses is least and the budget
@@ -40,10 +41,12 @@ class ExactSearcher(ProposingSearcher):
             groups to choose for, and a third of the trials planned at most. With `sensitivity`
             for every group, the profiles alone.
         explore: every so many solutions one is of randomly weighted trials; 0 never.
-        sensitivity: group → loss of each of its choices, in any unit that is the same for all
-            groups (Fisher's second-order loss change, reconstruction error, loss measured group
-            by group): as many numbers as choices, ascending in width. The scale is fitted to
-            trials, and deviations from it where trials speak for them.
+        sensitivity: what pruning each group alone would lose: "fisher" (the second-order change
+            of the loss), "reconstruction" (error of the layers that read it), "measured" (by
+            evaluations beside the trials), "trials" (not known beforehand), or group → loss of
+            each of its choices, ascending in width, in any unit that is the same for all groups.
+            None takes "fisher" where it can be computed. The scale is fitted to trials, and
+            deviations from it where trials speak for them.
 
     Raises:
         ConfigError: an option has a value that it can't have.
@@ -54,21 +57,26 @@ class ExactSearcher(ProposingSearcher):
         context: SearchContext,
         probes: int | None = None,
         explore: int = 2,
-        sensitivity: Mapping[str, npt.ArrayLike] | None = None,
+        sensitivity: str | Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         super().__init__(context)
         if probes is not None and probes < 1:
             raise ConfigError(f"probes must be at least 1, got {probes}")
         if explore < 0:
             raise ConfigError(f"explore must be at least 0, got {explore}")
-        given = None if sensitivity is None else check_sensitivity(context.space, sensitivity)
+        given = known_losses(context, sensitivity)
         self._fitter = LossFitter(self.space, given)
         self._programme = Programme(self.oracle)
         profiles = (profile_levels(self.oracle, e) for _, e in exponents(self.space))
         self._first = [levels for levels in profiles if levels is not None]
+        if given is not None:
+            known = best_by(self.oracle, given)
+            self._first = known + [r for r in self._first if not any((r == k).all() for k in known)]
         free = len(self.space.free)
         if probes is None:
-            covered = given is not None and len(given) == len(self.space)
+            covered = given is not None and all(
+                self.space.decisions[i].group in given for i in self.space.free
+            )
             probes = len(self._first) if covered else len(self._first) + free
             if context.trials is not None:
                 probes = max(1, min(probes, context.trials // 3))
@@ -145,34 +153,3 @@ class ExactSearcher(ProposingSearcher):
             self._open.pop(trial.candidate, None)
             self._levels.append(levels)
             self._scores.append(trial.score(self.context.objective))
-
-
-def check_sensitivity(
-    space: SearchSpace, sensitivity: Mapping[str, npt.ArrayLike]
-) -> dict[str, Floats]:
-    """Losses by group as arrays.
-
-    Raises:
-        ConfigError: a group that has no decision, another count of losses than of choices, or a
-            loss that is negative or not finite.
-    """
-    choices = {decision.group: decision.choices for decision in space.decisions}
-    checked: dict[str, Floats] = {}
-    for group, losses in sensitivity.items():
-        if group not in choices:
-            raise ConfigError(
-                f"sensitivity must be of groups that the search chooses for, got {group!r}; they "
-                f"are: {', '.join(choices) or 'none'}"
-            )
-        array = np.asarray(losses, dtype=np.float64)
-        if array.shape != (len(choices[group]),):
-            raise ConfigError(
-                f"sensitivity of group {group!r} must be {len(choices[group])} losses, one for "
-                f"each of its choices {choices[group]}; got shape {array.shape}"
-            )
-        if not np.isfinite(array).all() or (array < 0).any():
-            raise ConfigError(
-                f"sensitivity of group {group!r} must be losses of at least 0, got {array.tolist()}"
-            )
-        checked[group] = array
-    return checked

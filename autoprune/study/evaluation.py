@@ -124,7 +124,8 @@ class CandidateEvaluator:
         self._evaluate = evaluate
         #: Group → (units,) scores; units with the highest are kept.
         self.scores = scores(network, importance)
-        self._calibration = calibration
+        #: Batches of inputs.
+        self.calibration = calibration
         self._reconstructor = (
             Reconstructor(network, calibration) if reconstruct and calibration else None
         )
@@ -151,9 +152,9 @@ class CandidateEvaluator:
             # It estimates the BatchNorm statistics that need it anew on its way.
             with phases("reconstruct"):
                 self._reconstructor.apply(model, selection)
-        elif self._calibration:
+        elif self.calibration:
             with phases("recalibrate"):
-                recalibrate(model, self._calibration)
+                recalibrate(model, self.calibration)
         return model
 
     def __call__(self, candidate: Candidate) -> Outcome:

@@ -23,6 +23,7 @@ from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_mode
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
 from autoprune.study.remote import make_pool
+from autoprune.study.sensitivity import Sensitivities
 from autoprune.study.store import Event, Store
 from autoprune.study.verify import (
     MEASURED,
@@ -33,7 +34,7 @@ from autoprune.study.verify import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from autoprune.graph.network import Network
@@ -165,6 +166,7 @@ class Session:
                 searches for the task's own.
         """
         config = self.config
+        self._sensitivity = self._sensitivities(evaluator)
         if budgets:
             searcher = self._stage(budgets, 0, config.trials // len(budgets))
         else:
@@ -225,6 +227,23 @@ class Session:
             seed=self.config.seed,
             z=self._z,
             dense_metrics=self._dense_metrics,
+            sensitivity=self._sensitivity,
+        )
+
+    def _sensitivities(self, evaluator: CandidateEvaluator) -> Sensitivities:
+        def replay() -> Mapping[str, object] | None:
+            known = self._replay("sensitivity")
+            return None if known is None else known.data
+
+        return Sensitivities(
+            self.task,
+            self.network,
+            self.space,
+            evaluator,
+            lambda: self._dense_metrics[self.config.objective],
+            replay,
+            lambda data: self._record("sensitivity", 0, data),
+            self.progress,
         )
 
     def searcher(self, trials: int) -> Searcher:
