@@ -132,6 +132,14 @@ class DeviceMeasure:
         networks = [(dense, self._dense_module), (onnx, lambda: model)]
         return self._measure(["dense", "pruned"], networks, self._protocol(1, effort))
 
+    def conditions(self) -> dict[str, str]:
+        """Clocks and temperature at this moment, where they can be read."""
+        if getattr(self.profiler, "remote", False):
+            return {}
+        from autoprune.profile.conditions import conditions
+
+        return conditions(self.spec)
+
     def no_energy(self) -> str:
         """Why the device tells no energy; "" where it does. Measures the dense network briefly."""
         protocol = replace(

@@ -174,7 +174,8 @@ def measure_table(
     if wants_energy(config):
         require_energy(device)
     progress.stage("measuring a latency table", settings.candidates)
-    return build_table(
+    before = device.conditions()
+    table = build_table(
         network.kernels,
         device.for_table,
         device.spec,
@@ -184,6 +185,9 @@ def measure_table(
         seed=config.seed,
         on_progress=progress.step,
     )
+    if before:
+        table.info["conditions"] = {"before": before, "after": device.conditions()}
+    return table
 
 
 def profile_config(
