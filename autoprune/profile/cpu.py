@@ -7,6 +7,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from autoprune.profile.conditions import cpu_clocks
+
 _VECTOR = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512_vnni", "avx512_bf16",
     "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "sve", "sve2",
@@ -57,4 +59,5 @@ def cpu() -> tuple[str, dict[str, str]]:
     except OSError:
         name, details = "", {}
     details.setdefault("system", f"{platform.system()} {platform.machine()}")
+    details |= cpu_clocks()
     return name or platform.processor() or platform.machine() or "unknown CPU", details

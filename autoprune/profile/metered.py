@@ -57,6 +57,8 @@ class Metered:
         except MeterError as error:
             raise ProfilerError(str(error)) from error
         self._profiler = profiler
+        #: Whether it measures on another machine.
+        self.remote = bool(getattr(profiler, "remote", False))
         self._meter = meter
 
     @property

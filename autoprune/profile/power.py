@@ -30,6 +30,8 @@ class StatedPower:
         if not (number and math.isfinite(power_w) and power_w > 0):
             raise ProfilerError(f"power_w must be positive and finite, got {power_w!r}")
         self._profiler = profiler
+        #: Whether it measures on another machine.
+        self.remote = bool(getattr(profiler, "remote", False))
         self._power_w = power_w
 
     @property

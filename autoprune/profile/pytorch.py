@@ -16,6 +16,7 @@ from typing import Any
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.chunks import measure_in_chunks, reference_failed
+from autoprune.profile.conditions import gpu
 from autoprune.profile.cpu import cpu
 from autoprune.profile.measuring import Runner, measure_interleaved, timed
 
@@ -298,6 +299,8 @@ def _gpu(torch: Any, index: int) -> tuple[str, dict[str, str]]:
         "tf32": f"matmul {torch.backends.cuda.matmul.allow_tf32}, "
         f"cudnn {torch.backends.cudnn.allow_tf32}",
     }
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    details |= gpu(str(index) if uuid is None else f"GPU-{uuid}")
     return str(torch.cuda.get_device_name(index)), details
 
 
