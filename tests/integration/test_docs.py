@@ -30,6 +30,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 WITH_CODE = [
     "guide.md",
     "how-to/custom-profiler.md",
+    "how-to/energy.md",
     "how-to/own-network.md",
     "how-to/plug-ins.md",
 ]
