@@ -13,33 +13,57 @@ from autoprune.core.cost import Floats
 Bools = npt.NDArray[np.bool_]
 
 
+#: Points up to which all pairs are compared at once.
+PAIRS = 600
+
+
 def nondominated(losses: Floats) -> Bools:
     """(N,) whether no other of (N, M) losses is as good in all and better in one.
 
     Of equal ones the first counts. Rows with NaN are never on the front.
     """
-    known: Bools = np.asarray(np.isfinite(losses).all(axis=1))
-    front: Bools = known.copy()
-    for index in np.flatnonzero(known):
-        row = losses[index]
-        no_worse = (losses[known] <= row).all(axis=1)
-        better = no_worse & (losses[known] < row).any(axis=1)
-        equal = no_worse & ~better & (np.flatnonzero(known) < index)
-        front[index] = not (better.any() or equal.any())
+    known = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    front = np.zeros(len(losses), dtype=bool)
+    if len(known) <= PAIRS:
+        front[known] = ~_dominates(losses[known]).any(axis=0)
+        return front
+    # Only what comes before a point in lexical order can dominate it.
+    rows = losses[known]
+    order = np.lexsort((np.arange(len(rows)), *rows.T[::-1]))
+    taken = rows[order[:1]]
+    front[known[order[0]]] = True
+    for index in order[1:]:
+        if not (taken <= rows[index]).all(axis=1).any():
+            taken = np.vstack([taken, rows[index]])
+            front[known[index]] = True
     return front
 
 
-def ranks(losses: Floats) -> npt.NDArray[np.int64]:
+def _dominates(rows: Floats) -> Bools:
+    """(N, N) whether each of (N, M) losses dominates each other, or equals a later one."""
+    no_worse = (rows[:, None] <= rows[None]).all(axis=2)
+    equal = no_worse & no_worse.T
+    dominates: Bools = no_worse & ~equal | np.triu(equal, 1)
+    return dominates
+
+
+def ranks(losses: Floats, enough: int | None = None) -> npt.NDArray[np.int64]:
     """(N,) which front each of (N, M) losses is on once those before it are taken away, from 0.
 
-    The non-dominated sorting of Deb et al. 2002. Rows with NaN come last.
+    The non-dominated sorting of Deb et al. 2002. Rows with NaN come last, with rank N.
+
+    Args:
+        losses: of N points.
+        enough: once so many points have a rank, the others come last too.
     """
     result = np.full(len(losses), len(losses), dtype=np.int64)
     left = np.flatnonzero(np.isfinite(losses).all(axis=1))
-    rank = 0
-    while len(left):
+    wanted = len(left) if enough is None else enough
+    rank, ranked = 0, 0
+    while len(left) and ranked < wanted:
         front = nondominated(losses[left])
         result[left[front]] = rank
+        ranked += int(front.sum())
         left = left[~front]
         rank += 1
     return result

@@ -11,7 +11,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError
 from autoprune.core.objectives import losses
-from autoprune.core.pareto import contributions, ranks
+from autoprune.core.pareto import contributions, nondominated, ranks
 from autoprune.core.trial import Trial
 from autoprune.core.workload import Ints
 from autoprune.searchers.base import SearchContext
@@ -24,6 +24,9 @@ from autoprune.space.projection import Oracle
 
 #: How far beyond the worst of the front the reference point of the hypervolume lies.
 MARGIN = 0.1
+#: With three objectives or more, volumes are computed for so many points only, the best by a rough
+#: count of so many random places.
+EXACT, PLACES = 24, 1024
 
 
 class RandomFrontSearcher(ProposingSearcher):
@@ -118,7 +121,7 @@ class EvolveFrontSearcher(ProposingSearcher):
         known = self._losses()
         if not np.isfinite(known).all(axis=1).any():
             return self._first(self._asked)
-        order = ranks(known)
+        order = ranks(known, self._parents)
         chosen = np.argsort(order, kind="stable")[: max(self._parents, int((order == 0).sum()))]
         chosen = chosen[order[chosen] < len(order)]
         pool = self._mutants_of(np.array([self._levels[i] for i in chosen]), known[chosen])
@@ -198,7 +201,7 @@ class EvolveFrontSearcher(ProposingSearcher):
     def _gain(self, guessed: Floats, known: Floats) -> Floats:
         """(K,) what (K, M) guessed losses would add to the front's hypervolume."""
         finite = known[np.isfinite(known).all(axis=1)]
-        front = finite[ranks(finite) == 0]
+        front = finite[nondominated(finite)]
         low, span = front.min(axis=0), np.ptp(front, axis=0)
         span = np.where(span > 0, span, np.maximum(np.abs(low), 1e-12) * MARGIN)
         # What is being evaluated counts as found, so that a batch spreads.
@@ -206,13 +209,26 @@ class EvolveFrontSearcher(ProposingSearcher):
             opened = self._guessed(np.array(list(self._open.values())), known, 0.0)
             front = np.concatenate([front, opened])
         have = (front - low) / span
-        gains = contributions((guessed - low) / span, have, np.full(len(low), 1.0 + MARGIN))
+        scaled, reference = (guessed - low) / span, np.full(len(low), 1.0 + MARGIN)
+        worth = np.flatnonzero(~(have[None] <= scaled[:, None]).all(axis=2).any(axis=1))
+        if len(low) > 2 and len(worth) > EXACT:
+            worth = worth[self._roughly_best(scaled[worth], have, reference)]
+        gains = np.zeros(len(scaled))
+        gains[worth] = contributions(scaled[worth], have, reference)
         if gains.max() > 0:
             return gains
         # Nothing is expected to add anything: what comes nearest.
-        behind: Floats = ((guessed - low) / span)[:, None] - have[None]
+        behind: Floats = scaled[:, None] - have[None]
         near: Floats = -behind.max(axis=2).min(axis=1)
         return near
+
+    def _roughly_best(self, points: Floats, have: Floats, reference: Floats) -> Ints:
+        """The few points that add the most volume, by counting random places that they dominate."""
+        corner = np.minimum(points.min(axis=0), have.min(axis=0))
+        places = corner + self.rng.random((PLACES, len(reference))) * (reference - corner)
+        free = places[~(have[None] <= places[:, None]).all(axis=2).any(axis=1)]
+        counts = (points[:, None] <= free[None]).all(axis=2).sum(axis=1)
+        return np.argsort(-counts, kind="stable")[:EXACT]
 
     def _models(self, known: Floats) -> list[FrontModel]:
         """One for each metric, of its values with the sign with which more is better."""

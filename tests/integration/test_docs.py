@@ -32,6 +32,7 @@ WITH_CODE = [
     "how-to/custom-profiler.md",
     "how-to/energy.md",
     "how-to/own-network.md",
+    "how-to/pareto.md",
     "how-to/plug-ins.md",
 ]
 
@@ -46,6 +47,13 @@ QUICK = {
         'device="onnxruntime-cpu"': 'device="autoprune.testing.fake_profiler:FakeProfiler"',
     },
     "how-to/custom-profiler.md": {"trials=40": "trials=3"},
+    "how-to/pareto.md": {
+        "digits.train()": "digits.train(1)",
+        "trials=100": "trials=8",
+        "trials=60": "trials=6",
+        '"timeout_s": 30': '"candidates": 8',
+        'device="onnxruntime-cpu"': 'device="autoprune.testing.fake_profiler:FakeProfiler"',
+    },
     "how-to/plug-ins.md": {"trials=40": "trials=3"},
 }
 
