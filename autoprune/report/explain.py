@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def explain_table(data: Mapping[str, Any]) -> RenderableType:
     Args:
         data: the content of `explain.json`.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading, side in (
         ("layer", "left"),
         ("channels", "left"),
@@ -31,15 +32,13 @@ def explain_table(data: Mapping[str, Any]) -> RenderableType:
         ("pruned µs", "right"),
         ("time", "right"),
         ("MACs", "right"),
-        ("bound by", "left"),
+        ("bound", "left"),
         ("", "left"),
     ):
-        wraps = heading in ("layer", "")
         table.add_column(
             heading,
             justify=side,  # type: ignore[arg-type]
-            no_wrap=not wraps,
-            overflow="fold",
+            no_wrap=heading != "",
         )
     for row in data["layers"]:
         table.add_row(
@@ -56,7 +55,7 @@ def explain_table(data: Mapping[str, Any]) -> RenderableType:
 
 
 def _channels(row: Mapping[str, Any]) -> str:
-    dense, pruned = (" → ".join(map(str, row[k])) for k in ("dense_channels", "pruned_channels"))
+    dense, pruned = ("→".join(map(str, row[k])) for k in ("dense_channels", "pruned_channels"))
     return dense if dense == pruned else f"{dense}: {pruned}"
 
 
@@ -72,13 +71,16 @@ def remarks(row: Mapping[str, Any]) -> list[str]:
     if row["could_keep"] is not None:
         found.append(f"{row['could_keep']} out take as long")
     if row["fusion"] is not None:
-        ops = [_counted(row["fusion"][k]) for k in ("dense", "pruned")]
-        found.append(f"runs as {ops[1]}, was {ops[0]}")
+        found.append(_changed(row["fusion"]["dense"], row["fusion"]["pruned"]))
     return found
 
 
-def _counted(ops: Sequence[str]) -> str:
-    return "+".join(ops) or "nothing"
+def _changed(dense: Sequence[str], pruned: Sequence[str]) -> str:
+    """Which ops the runtime runs besides, and which no longer."""
+    before, after = Counter(dense), Counter(pruned)
+    more = [f"+{op}" for op in (after - before).elements()]
+    fewer = [f"-{op}" for op in (before - after).elements()]
+    return " ".join(more + fewer) or "in another order"
 
 
 def sums(data: Mapping[str, Any]) -> list[str]:
@@ -106,12 +108,12 @@ def sums(data: Mapping[str, Any]) -> list[str]:
         if own:
             time = sum(row["pruned_ms"] for row in own)
             lines.append(
-                f"{bound}-bound: {len(own)} layers, {time / pruned:.0%} of the pruned network's "
-                f"time: {why}"
+                f"{bound}-bound: {len(own)} of {len(rows)} layers, {time / pruned:.1%} of the "
+                f"pruned network's time: {why}"
             )
     changed = [row["layer"] for row in rows if row["fusion"] is not None]
     if changed:
-        lines.append(f"fused otherwise than in the dense network: {', '.join(changed)}")
+        lines.append(f"runs as other kernels than in the dense network: {', '.join(changed)}")
     if data["cheaper"] is not None:
         lines.append(_cheaper(data["cheaper"], pruned))
     return lines + [f"note: {note}" for note in data["notes"]]
