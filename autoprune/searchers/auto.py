@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError
@@ -11,20 +14,26 @@ from autoprune.searchers.base import SearchContext
 from autoprune.searchers.evolve import EvolveSearcher
 from autoprune.searchers.losses import LossFitter, LossModel, losses_of, nearness
 from autoprune.searchers.programme import Programme
+from autoprune.searchers.sensitivity import best_by, known_losses
 from autoprune.searchers.surrogate import Surrogate
 from autoprune.space.profiles import exponents, profile_levels
 
 #: Candidates of a round that the next one's mutants come from.
 ELITE = 8
+#: Of known losses, for seeds: the sum itself, spread over more groups, on fewer.
+POWERS = (1.0, 1.4, 0.7)
 
 
 class AutoSearcher(EvolveSearcher):
     """Seeds from what is known beforehand, then evolution and the exact solver by turns.
 
-    It begins with profiles: the uniform candidate, and those that spare the channels which many
-    layers share and prune early groups more than late ones (`autoprune.space.profiles`); then
-    candidates around the best of them. From then on a growing convex curve for each group is
-    fitted to all trials (`LossFitter`), and a Gaussian process to what those leave unexplained.
+    Where a search can tell what pruning each group alone would lose, it begins with what the
+    programme answers by that (and by powers of it, which spread the pruning more and less), and
+    the uniform candidate. Otherwise with profiles: the uniform candidate, and those that spare
+    the channels which many layers share and prune early groups more than late ones
+    (`autoprune.space.profiles`). Then come candidates around the best of them. From then on a
+    growing convex curve for each group is fitted to all trials (`LossFitter`), and a Gaussian
+    process to what those leave unexplained.
     Every `exact`-th suggestion is the curves' optimum under the budget by a mixed-integer
     programme (see `ExactSearcher`); the others are the most promising of mutants of the best
     candidates, and of mutants of the most promising among those, `rounds` times over. Its seeds
@@ -38,6 +47,8 @@ class AutoSearcher(EvolveSearcher):
         mutants: candidates in the first round, and in all later ones together.
         rounds: of mutating.
         explore: standard deviations added to the surrogate's mean.
+        sensitivity: what pruning each group alone would lose, as `ExactSearcher` takes it; the
+            curves are fitted to it, and deviate where trials speak for that.
 
     Raises:
         ConfigError: an option has a value that it can't have.
@@ -52,22 +63,34 @@ class AutoSearcher(EvolveSearcher):
         mutants: int = 160,
         rounds: int = 3,
         explore: float = 1.0,
+        sensitivity: str | Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         super().__init__(context, startup, parents, mutants, explore)
         if exact < 0:
             raise ConfigError(f"exact must be at least 0, got {exact}")
         if rounds < 1:
             raise ConfigError(f"rounds must be at least 1, got {rounds}")
-        profiles = (profile_levels(self.oracle, exponent) for _, exponent in exponents(self.space))
-        self._seeds = [levels for levels in profiles if levels is not None]
+        given = known_losses(context, sensitivity)
+        self._seeds = self._known_seeds(given)
         self._exact = exact
         self._rounds = rounds
-        self._fitter = LossFitter(self.space)
+        self._fitter = LossFitter(self.space, given)
         self._programme = Programme(self.oracle)
         self._curves: LossModel | None = None
 
+    def _known_seeds(self, given: Mapping[str, Floats] | None) -> list[Ints]:
+        """What is known before anything was evaluated, the most promising first."""
+        shapes = exponents(self.space)[: 1 if given else None]
+        profiles = (profile_levels(self.oracle, exponent) for _, exponent in shapes)
+        solved: list[Ints] = []
+        for power in POWERS if given else ():
+            losses = {group: known**power for group, known in (given or {}).items()}
+            solved += best_by(self.oracle, losses, avoid=solved)
+        known = [levels for levels in profiles if levels is not None]
+        return [*solved, *(k for k in known if not any((k == s).all() for s in solved))]
+
     def _first(self, step: int) -> Ints:
-        """The profiles, then candidates around the best so far, more and more spread."""
+        """The seeds, then candidates around the best so far, more and more spread."""
         if step < len(self._seeds):
             return self._seeds[step]
         if not np.isfinite(self._scores).any():

@@ -41,11 +41,12 @@ class ExactSearcher(ProposingSearcher):
             groups to choose for, and a third of the trials planned at most. With `sensitivity`
             for every group, the profiles alone.
         explore: every so many solutions one is of randomly weighted trials; 0 never.
-        sensitivity: what pruning each group alone would lose: "fisher" (the second-order change
-            of the loss), "reconstruction" (error of the layers that read it), "measured" (by
-            evaluations beside the trials), "trials" (not known beforehand), or group → loss of
-            each of its choices, ascending in width, in any unit that is the same for all groups.
-            None takes "fisher" where it can be computed. The scale is fitted to trials, and
+        sensitivity: what pruning each group alone would lose: "divergence" (how far the output
+            moves from the dense network's), "fisher" (the second-order change of the loss),
+            "reconstruction" (error of the layers that read it), "measured" (by evaluations
+            beside the trials), "trials" (not known beforehand), or group → loss of each of its
+            choices, ascending in width, in any unit that is the same for all groups. None takes
+            "divergence" where it can be computed. The scale is fitted to trials, and
             deviations from it where trials speak for them.
 
     Raises:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Kinds, and what each costs. "trials" knows nothing beforehand, and learns from trials alone.
 KINDS = {
+    "divergence": "about three passes over the calibration batches for every group",
     "reconstruction": "a pass of the dense network over the calibration batches",
     "fisher": "two passes, one of them with gradients",
     "measured": "an evaluation of every group at a few widths",
@@ -35,8 +36,8 @@ def known_losses(
 
     Args:
         context: of the search; its `sensitivity` computes them.
-        wanted: a kind (see `KINDS`), losses by group, or None: "fisher" where the search can
-            compute it, else "trials".
+        wanted: a kind (see `KINDS`), losses by group, or None: "divergence" where the search
+            can compute it, else "trials".
 
     Returns:
         Group → (choices,) losses, or None for "trials".

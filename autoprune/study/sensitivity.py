@@ -65,7 +65,7 @@ class Sensitivities:
     @property
     def usual(self) -> str:
         """The kind to take where none is asked for."""
-        return "fisher" if self._task.calibration and self._classifies() else "trials"
+        return "divergence" if self._task.calibration else "trials"
 
     def __call__(self, kind: str) -> Mapping[str, Floats]:
         """Group → (choices,) losses.
@@ -77,16 +77,6 @@ class Sensitivities:
         if kind not in self._known:
             self._known[kind] = self._measured() if kind == "measured" else self._computed(kind)
         return self._known[kind]
-
-    def _classifies(self) -> bool:
-        """Whether the output looks like logits, or a loss tells what it means."""
-        if self._task.loss is not None and self._task.train is not None:
-            return True
-        output: Any = next(n for n in self._network.program.graph.nodes if n.op == "output")
-        value = output.args[0][0].meta.get("val") if output.args[0] else None
-        if value is None or not value.is_floating_point():
-            return False
-        return value.ndim >= 2 and int(value.shape[-1]) >= 2
 
     def _computed(self, kind: str) -> dict[str, Floats]:
         stored = self._replay()
@@ -102,6 +92,7 @@ class Sensitivities:
         return {group: np.array(losses) for group, losses in stored["losses"].items()}
 
     def _compute(self, kind: str) -> dict[str, Any]:
+        from autoprune.pruning.divergence import divergence_losses
         from autoprune.pruning.sensitivity import fisher_losses, reconstruction_losses
 
         task, batches = self._task, self._evaluator.calibration
@@ -119,6 +110,11 @@ class Sensitivities:
         scores = self._evaluator.scores
         if kind == "reconstruction":
             losses = reconstruction_losses(self._network, batches, counts, scores)
+        elif kind == "divergence":
+            # Without a loss of its own, recovery takes cross-entropy: the output is logits.
+            losses = divergence_losses(
+                self._network, batches, counts, scores, classifies=task.loss is None
+            )
         else:
             labelled = None
             if task.loss is not None and task.train is not None:

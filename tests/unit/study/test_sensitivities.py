@@ -53,7 +53,7 @@ def events(run):
     return [event for event in store.events() if event.kind == "sensitivity"]
 
 
-@pytest.mark.parametrize("kind", ["reconstruction", "fisher"])
+@pytest.mark.parametrize("kind", ["divergence", "reconstruction", "fisher"])
 def test_computed_once_without_evaluations(tmp_path, kind):
     evaluate, told = Counted(), Told()
     result = search(evaluate, kind, out=tmp_path / "run", progress=told)
