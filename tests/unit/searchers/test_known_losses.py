@@ -51,7 +51,7 @@ def test_what_is_asked_for_is_computed_and_nothing_else():
 
 def test_wrong_kinds():
     context, _ = context_with()
-    with pytest.raises(ConfigError, match="one of divergence, .*, got 'taylor'"):
+    with pytest.raises(ConfigError, match=r"one of divergence, .*, got 'taylor'"):
         known_losses(context, "taylor")
     with pytest.raises(ConfigError, match="computed by a search"):
         known_losses(make_context(PROBLEM), "fisher")
