@@ -161,7 +161,9 @@ def ranges(model: Any, batches: Sequence[Arrays]) -> dict[str, tuple[float, floa
             for name, value in (*feed.items(), *values.items()):
                 if value.dtype == np.float32 and value.size:
                     low, high = found.get(name, (0.0, 0.0))
-                    found[name] = (min(low, float(value.min())), max(high, float(value.max())))
+                    # numpy's, which let what is no number through
+                    least = np.minimum(low, value.min())
+                    found[name] = (float(least), float(np.maximum(high, value.max())))
     except Exception as error:  # whatever the runtime raises belongs to this network
         raise ProfilerError(f"it can't be run to calibrate it: {error}") from error
     wrong = [name for name, pair in found.items() if not np.isfinite(pair).all()]

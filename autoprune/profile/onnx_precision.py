@@ -181,5 +181,6 @@ def converted(
             found.append(converter.convert(artifact))
         except ProfilerError as error:
             found.append(artifact)
-            errors[index] = f"it can't be turned into {converter.precision}: {error}"
+            into = converter.precision
+            errors[index] = str(error) if into == "fp32" else f"not turned into {into}: {error}"
     return found, errors

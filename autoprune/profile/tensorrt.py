@@ -13,8 +13,8 @@ from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.tensorrt_build import (
-    FLAGS,
     LIBRARIES,
+    BuildSettings,
     build,
     combined,
     has_timing_cache,
@@ -25,7 +25,6 @@ from autoprune.profile.tensorrt_cache import TimingCache
 from autoprune.profile.tensorrt_cuda import open_cuda
 from autoprune.profile.tensorrt_layers import OnnxNodes, kernels
 from autoprune.profile.tensorrt_run import EngineRun, Profiled
-from autoprune.profile.tensorrt_sparse import has_sparse_weights
 
 #: Profiled runs of each network, each beside one of the reference.
 PROFILED_RUNS = 20
@@ -69,12 +68,7 @@ class TensorRTProfiler:
         library: str = "tensorrt",
         calibration: object = None,
     ) -> None:
-        if precision not in FLAGS:
-            raise ProfilerError(f"precision must be one of {', '.join(FLAGS)}; got {precision!r}")
-        if not 0 <= optimization_level <= 5:
-            raise ProfilerError(
-                f"optimization_level must be between 0 and 5, got {optimization_level}"
-            )
+        self._settings = BuildSettings(precision, sparse_weights, optimization_level)
         if library not in LIBRARIES:
             raise ProfilerError(f"library must be one of {', '.join(LIBRARIES)}; got {library!r}")
         self._library = load_library(library)
@@ -82,13 +76,8 @@ class TensorRTProfiler:
         name, capability, driver = self._cuda.about()
         version = str(self._library.__version__)
         typed = strongly_typed(self._library)
-        self._precision, self._sparse = precision, sparse_weights
-        self._level = optimization_level
         self._converter = network_converter(precision, typed, calibration)
         self._cache = TimingCache(f"{name}-sm{capability}", version)
-        settings = {"sparse_weights": "true"} if sparse_weights else {}
-        if optimization_level != 3:
-            settings["optimization_level"] = str(optimization_level)
         self._device = DeviceSpec(
             name=name,
             runtime=library,
@@ -103,7 +92,7 @@ class TensorRTProfiler:
                 "networks": "strongly typed" if typed else "precision by the builder's flags",
                 "clock": "CUDA events around a CUDA graph",
             },
-            settings=settings,
+            settings=self._settings.told(),
         )
 
     @property
@@ -156,9 +145,7 @@ class TensorRTProfiler:
             self._library,
             artifact.onnx,
             artifact.inputs,
-            self._precision,
-            sparse=self._sparse and has_sparse_weights(artifact.onnx),
-            optimization_level=self._level,
+            self._settings,
             cache=self._cache.load() if has_timing_cache(self._library) else b"",
         )
         self._cache.store(plan.cache, lambda old, new: combined(self._library, old, new))

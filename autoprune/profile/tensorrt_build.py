@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.errors import MissingDependencyError, ProfilerError
+from autoprune.profile.tensorrt_sparse import has_sparse_weights
 
 #: Our name of a precision → flags of a builder whose networks are not strongly typed. What is not
 #: quantised is in 16 bits; "fp32" is without the 19 bits (TF32) that are TensorRT's default.
@@ -72,6 +73,45 @@ def has_timing_cache(library: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class BuildSettings:
+    """How engines are built.
+
+    Attributes:
+        precision: a name in `FLAGS`.
+        sparse_weights: let networks that have 2:4 sparse weights run with kernels for those.
+        optimization_level: of the builder, 0 (fast build) to 5 (fast engine).
+
+    Raises:
+        ProfilerError: a setting is none of these.
+    """
+
+    precision: str = "fp32"
+    sparse_weights: bool = False
+    optimization_level: int = 3
+
+    def __post_init__(self) -> None:
+        if self.precision not in FLAGS:
+            raise ProfilerError(
+                f"precision must be one of {', '.join(FLAGS)}; got {self.precision!r}"
+            )
+        if not 0 <= self.optimization_level <= 5:
+            raise ProfilerError(
+                f"optimization_level must be between 0 and 5, got {self.optimization_level}"
+            )
+
+    def sparse(self, onnx: bytes) -> bool:
+        """Whether a network's builder is told to look for sparse weights."""
+        return self.sparse_weights and has_sparse_weights(onnx)
+
+    def told(self) -> dict[str, str]:
+        """What the device's settings tell of them: where they are not TensorRT's default."""
+        told = {"sparse_weights": "true"} if self.sparse_weights else {}
+        if self.optimization_level != 3:
+            told["optimization_level"] = str(self.optimization_level)
+        return told
+
+
+@dataclass(frozen=True)
 class Plan:
     """A built engine.
 
@@ -90,10 +130,8 @@ def build(
     library: Any,
     onnx: bytes,
     inputs: Mapping[str, npt.NDArray[np.generic]],
-    precision: str,
+    settings: BuildSettings,
     *,
-    sparse: bool = False,
-    optimization_level: int = 3,
     cache: bytes = b"",
     capability: str = "",
 ) -> Plan:
@@ -103,9 +141,7 @@ def build(
         library: as `load_library` gives it.
         onnx: the serialised model, in its precision's types where networks are strongly typed.
         inputs: example inputs; dimensions that vary are built for their sizes.
-        precision: a name in `FLAGS`.
-        sparse: let the builder take kernels for 2:4 sparse weights.
-        optimization_level: of the builder, 0 (fast build) to 5 (fast engine).
+        settings: of the builder.
         cache: of earlier builds on this device; one that does not fit is left alone.
         capability: "SM89": of a GPU to build for that is not here (TensorRT for RTX alone).
 
@@ -123,13 +159,13 @@ def build(
         raise ProfilerError(f"TensorRT can't parse it: {_first(said)}")
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    config.builder_optimization_level = optimization_level
-    if not typed or precision == "tf32":
-        for name in FLAGS[precision]:
+    config.builder_optimization_level = settings.optimization_level
+    if not typed or settings.precision == "tf32":
+        for name in FLAGS[settings.precision]:
             config.set_flag(getattr(library.BuilderFlag, name))
-    if precision == "fp32":
+    if settings.precision == "fp32":
         config.clear_flag(library.BuilderFlag.TF32)
-    if sparse:
+    if settings.sparse(onnx):
         config.set_flag(library.BuilderFlag.SPARSE_WEIGHTS)
     if capability:
         config.num_compute_capabilities = 1

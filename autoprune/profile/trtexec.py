@@ -17,10 +17,9 @@ from autoprune.profile import trtexec_files as files
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.tensorrt import network_converter
-from autoprune.profile.tensorrt_build import FLAGS
+from autoprune.profile.tensorrt_build import BuildSettings
 from autoprune.profile.tensorrt_cache import TimingCache
 from autoprune.profile.tensorrt_layers import OnnxNodes, kernels, read_layers
-from autoprune.profile.tensorrt_sparse import has_sparse_weights
 from autoprune.profile.trtexec_place import Here, Place, There
 from autoprune.profile.visits import Visit
 
@@ -70,19 +69,12 @@ class TrtexecProfiler:
         timeout_s: float = 600.0,
         calibration: object = None,
     ) -> None:
-        if precision not in FLAGS:
-            raise ProfilerError(f"precision must be one of {', '.join(FLAGS)}; got {precision!r}")
-        if not 0 <= optimization_level <= 5:
-            raise ProfilerError(
-                f"optimization_level must be between 0 and 5, got {optimization_level}"
-            )
+        self._settings = BuildSettings(precision, sparse_weights, optimization_level)
         if not timeout_s > 0:
             raise ProfilerError(f"timeout_s must be above 0, got {timeout_s!r}")
         self.remote = bool(host)
         self._program = [program or (USUAL if host else _find())]
-        self._precision, self._sparse = precision, sparse_weights
-        self._level, self._gpu, self._timeout_s = optimization_level, gpu, timeout_s
-        self._calibration = calibration
+        self._gpu, self._timeout_s, self._calibration = gpu, timeout_s, calibration
         self._place: Place = There(host, ssh) if host else Here()
         weakref.finalize(self, self._place.close)
         self._version = files.version(self._call(["--help"]))
@@ -97,22 +89,19 @@ class TrtexecProfiler:
         tiny = self._place.put("tiny.onnx", _tiny())
         printed = self._call([f"--onnx={tiny}", "--skipInference", f"--device={self._gpu}"])
         name, capability = files.device(printed)
-        settings = {"sparse_weights": "true"} if self._sparse else {}
-        if self._level != 3:
-            settings["optimization_level"] = str(self._level)
         return DeviceSpec(
             name=name,
             runtime="tensorrt",
             runtime_version=".".join(map(str, self._version)),
             provider="trtexec",
-            precision=self._precision,
+            precision=self._settings.precision,
             threads=0,
             details={
                 **self._converter.details,
                 "compute_capability": capability,
                 "clock": "trtexec's GPU compute time, CUDA graph",
             },
-            settings=settings,
+            settings=self._settings.told(),
         )
 
     def measure(
@@ -143,7 +132,9 @@ class TrtexecProfiler:
 
     @cached_property
     def _converter(self) -> Converter:
-        return network_converter(self._precision, self._version[0] >= 11, self._calibration)
+        return network_converter(
+            self._settings.precision, self._version[0] >= 11, self._calibration
+        )
 
     @cached_property
     def _cache_path(self) -> str:
@@ -195,7 +186,7 @@ class _Engine:
             f"--loadInputs={loaded}",
             *self._shapes,
         ]
-        sparse = profiler._sparse and has_sparse_weights(artifact.onnx)
+        settings = profiler._settings
         profiler._call(
             [
                 f"--onnx={model}",
@@ -203,10 +194,10 @@ class _Engine:
                 "--skipInference",
                 "--profilingVerbosity=detailed",
                 f"--timingCacheFile={profiler._cache_path}",
-                f"--builderOptimizationLevel={profiler._level}",
+                f"--builderOptimizationLevel={settings.optimization_level}",
                 f"--device={profiler._gpu}",
-                *(["--sparsity=enable"] if sparse else []),
-                *files.precision_options(profiler._precision, profiler._version[0]),
+                *(["--sparsity=enable"] if settings.sparse(artifact.onnx) else []),
+                *files.precision_options(settings.precision, profiler._version[0]),
                 *self._shapes,
             ]
         )

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.tensorrt import network_converter
-from autoprune.profile.tensorrt_build import build, load_library, strongly_typed
+from autoprune.profile.tensorrt_build import BuildSettings, build, load_library, strongly_typed
 from autoprune.profile.tensorrt_layers import LayerInfo, OnnxNodes, kernels
 from autoprune.testing.profilers import conv_artifact
 
@@ -47,9 +47,9 @@ def test_networks_build_in_every_precision(rtx, precision, capability):
     ready = typed(conv_artifact("a", 32, layers=3), precision)
     if (precision, capability) == ("fp8", "SM80"):
         with pytest.raises(ProfilerError, match=r"can't build it: .*fp8"):  # Ampere has none
-            build(rtx, ready.onnx, ready.inputs, precision, capability=capability)
+            build(rtx, ready.onnx, ready.inputs, BuildSettings(precision), capability=capability)
         return
-    plan = build(rtx, ready.onnx, ready.inputs, precision, capability=capability)
+    plan = build(rtx, ready.onnx, ready.inputs, BuildSettings(precision), capability=capability)
     assert len(plan.data) > 1000
     assert plan.cache == b""  # TensorRT for RTX keeps no times
 
@@ -57,7 +57,7 @@ def test_networks_build_in_every_precision(rtx, precision, capability):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
 def test_engine_layers_map_back_to_the_networks(rtx, precision):
     ready = typed(conv_artifact("a", 32, layers=3), precision)
-    plan = build(rtx, ready.onnx, ready.inputs, precision, capability="SM89")
+    plan = build(rtx, ready.onnx, ready.inputs, BuildSettings(precision), capability="SM89")
     layers = told_layers(plan)
     times = {layer.name: 1.0 for layer in layers}
     found = kernels(times, layers, OnnxNodes(ready.onnx), 2.0)
@@ -76,15 +76,33 @@ def test_a_dimension_that_varies_is_built_for_the_example(rtx):
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     data = model.SerializeToString()
-    plan = build(rtx, data, fixed.inputs, "fp32", capability="SM89")
+    plan = build(rtx, data, fixed.inputs, BuildSettings(), capability="SM89")
     told = " ".join(m for _, m in plan.messages)
     assert "MinShape: [4,3,16,16], OptShape: [4,3,16,16], MaxShape: [4,3,16,16]" in told
 
 
-def test_sparse_weights_may_be_asked_for(rtx):
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_sparse_weights_are_looked_for_where_there_are_some(rtx, monkeypatch, precision):
     artifact = conv_artifact("a", 32)
-    plan = build(rtx, artifact.onnx, artifact.inputs, "fp16", sparse=True, capability="SM89")
-    assert plan.data
+    model = onnx.load_from_string(artifact.onnx)
+    tensor = next(t for t in model.graph.initializer if t.name == "conv1.weight")
+    weight = numpy_helper.to_array(tensor).copy()
+    weight[:, 0::4] = weight[:, 2::4] = 0
+    tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    sparse = Artifact("sparse", model.SerializeToString(), artifact.inputs)
+    flags = []
+    builder = rtx.Builder.build_serialized_network
+
+    def watched(self, network, config):
+        flags.append(config.get_flag(rtx.BuilderFlag.SPARSE_WEIGHTS))
+        return builder(self, network, config)
+
+    monkeypatch.setattr(rtx.Builder, "build_serialized_network", watched)
+    settings = BuildSettings(precision, sparse_weights=True)
+    for network in (artifact, sparse):
+        ready = typed(network, precision)
+        assert build(rtx, ready.onnx, ready.inputs, settings, capability="SM89").data
+    assert flags == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +118,7 @@ def test_sparse_weights_may_be_asked_for(rtx):
 )
 def test_what_can_not_be_built_says_why(rtx, artifact, said):
     with pytest.raises(ProfilerError, match=said):
-        build(rtx, artifact.onnx, artifact.inputs, "fp32", capability="SM89")
+        build(rtx, artifact.onnx, artifact.inputs, BuildSettings(), capability="SM89")
 
 
 def test_a_transformer_layer_builds_in_fp16_and_int8(rtx):
@@ -135,7 +153,7 @@ def test_a_transformer_layer_builds_in_fp16_and_int8(rtx):
     artifact = Artifact("layer", model.SerializeToString(), {"x": x})
     for precision in ("fp16", "int8"):
         ready = typed(artifact, precision)
-        plan = build(rtx, ready.onnx, ready.inputs, precision, capability="SM120")
+        plan = build(rtx, ready.onnx, ready.inputs, BuildSettings(precision), capability="SM120")
         nodes_of = OnnxNodes(ready.onnx)
         covered = {n for layer in told_layers(plan) for n in nodes_of.covered(layer)}
         assert {"project_q", "scores", "attend", "residual"} <= covered
