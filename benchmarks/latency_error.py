@@ -59,6 +59,7 @@ def run(name: str, args: argparse.Namespace) -> None:
             device.for_table,
             profiler.device,
             candidates=args.candidates,
+            budget_s=args.timeout,
             seed=args.seed,
             on_progress=lambda done, total, text: print(f"  {done}/{total} {text}", flush=True),
             info={"network": name, "batch": batch},
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--batch", type=int, help="instead of the network's own")
     parser.add_argument("--candidates", type=int, default=48, help="at most, for the table")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds, for the table")
     parser.add_argument("--held-out", type=int, default=50)
     parser.add_argument("--edges", action="store_true", help="check at plateau edges only")
     parser.add_argument("--table", type=Path, help="use this table instead of building one")

@@ -67,10 +67,13 @@ def borrow(table: LatencyTable, device: DeviceSpec) -> list[Borrowed]:
     from autoprune.cost.format import refuse_other
 
     refuse_other(table.device, device, "whose kernels are to be reused")
-    return [
-        *(Borrowed(r.layout, r.kept, r.times / s) for r, s in table.timed_runs()),
-        *table.borrowed,
-    ]
+    own = [Borrowed(run.layout, run.kept, run.times) for run in steady_runs(table)]
+    return [*own, *table.borrowed]
+
+
+def steady_runs(table: LatencyTable) -> list[Run]:
+    """A table's own runs whose kernels were timed, freed of the drift among them."""
+    return [Run(r.layout, r.kept, r.times / scale) for r, scale in table.timed_runs()]
 
 
 def aligned(borrowed: Sequence[Borrowed], own: Sequence[Run]) -> list[Run]:
@@ -79,13 +82,13 @@ def aligned(borrowed: Sequence[Borrowed], own: Sequence[Run]) -> list[Run]:
     One factor for each network, the weighted median over the shapes that both have measured; 1
     where there are none.
     """
-    times = _by_shape(own)
+    times = median_times(own)
     result = []
     for fingerprint in dict.fromkeys(b.layout.fingerprint for b in borrowed):
         runs = [
             Run(b.layout, b.kept, b.times) for b in borrowed if b.layout.fingerprint == fingerprint
         ]
-        theirs = _by_shape(runs)
+        theirs = median_times(runs)
         both = [shape for shape in theirs if shape in times]
         factor = 1.0
         if both:
@@ -97,7 +100,7 @@ def aligned(borrowed: Sequence[Borrowed], own: Sequence[Run]) -> list[Run]:
     return result
 
 
-def _by_shape(runs: Sequence[Run]) -> dict[tuple[str, tuple[int, ...]], float]:
+def median_times(runs: Sequence[Run]) -> dict[tuple[str, tuple[int, ...]], float]:
     """Median time of each shape of each signature, where it takes any."""
     result = {}
     for signature, one in pool(runs).items():
