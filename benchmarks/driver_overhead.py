@@ -3,10 +3,11 @@
     python benchmarks/driver_overhead.py [--trials 10000] [--searchers tpe amc random] [--at 20]
 
 Evaluations take no time here, so what is left is what a cluster waits for. The store is filled
-with `--trials` finished trials, the searcher is told of them, then `--at` trials go through the
-real loop. The resume reads the whole journal, tells a new searcher of it (AMC begins with its last
-checkpoint), asks again for the last trial and suggests the first new candidate. Times are told on
-the wall, and of the processor, which is what counts where the machine is shared.
+with `--trials` finished trials, the searcher is told of them (AMC without its gradient steps), then
+`--at` trials go through the real loop. The resume reads the whole journal, tells a new searcher of
+it (AMC begins with its last checkpoint), asks again for the last trial and suggests the first new
+candidate. Times are told on the wall, and of the processor, which is what counts where the machine
+is shared.
 """
 
 from __future__ import annotations
@@ -95,6 +96,12 @@ def measure(
             loop._keep(trial)
         loop._searcher.update(finished)
         loop._next = count
+    agent = getattr(loop._searcher, "agent", None)
+    if agent is not None:  # minutes of gradient steps that change no time
+        learn, agent.learn = agent.learn, lambda steps, seed: None
+        loop._fast_forward(count + 1)
+        loop._catch_up()
+        agent.learn = learn
     loop.run(count + BEFORE)
     loop._phases.seconds.clear()
     wall, cpu = time.perf_counter(), time.process_time()

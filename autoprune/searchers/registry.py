@@ -126,11 +126,18 @@ def _single(name: str) -> str:
     )
 
 
-def check_options(searcher: type[Searcher], options: Mapping[str, Any]) -> None:
-    """Refuse options that a searcher's constructor does not have.
+def check_options(
+    searcher: type[Searcher], options: Mapping[str, Any], trials: int | None = None
+) -> None:
+    """Refuse options that a searcher's constructor does not have, or that leave it no trial.
+
+    Args:
+        searcher: of any kind; those of our own with a warm-up are asked about it.
+        options: of its constructor.
+        trials: planned, where known.
 
     Raises:
-        ConfigError: names the valid ones.
+        ConfigError: names the valid options, or says what is too long a warm-up.
     """
     parameters = list(inspect.signature(searcher).parameters.values())[1:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -142,3 +149,10 @@ def check_options(searcher: type[Searcher], options: Mapping[str, Any]) -> None:
             f"searcher {searcher.__name__} has no option {', '.join(map(repr, unknown))}; it has "
             f"{', '.join(valid) or 'none'}"
         )
+    for name in ("warmup", "startup"):
+        first = options.get(name)
+        if trials is not None and isinstance(first, int) and first >= trials:
+            raise ConfigError(
+                f"{name} of searcher {searcher.__name__} must be below the {trials} trials "
+                f"planned, got {first}; it would never learn. Plan more trials or lower it"
+            )

@@ -238,7 +238,7 @@ def check_searcher(task: Task) -> None:
     if isinstance(target, type):
         if task.config.objectives and issubclass(target, Searcher):
             target = registry.for_front(target)
-        registry.check_options(target, named.options)
+        registry.check_options(target, named.options, task.config.trials)
 
 
 def _device(

@@ -4,9 +4,10 @@ import sys
 import pytest
 
 from autoprune.core.errors import ConfigError, InfeasibleBudgetError, PluginError
+from autoprune.core.plugins import resolve
 from autoprune.searchers import Searcher, make_searcher, names
 from autoprune.searchers.random import RandomSearcher
-from autoprune.searchers.registry import BUILTIN
+from autoprune.searchers.registry import BUILTIN, GROUP, check_options
 from autoprune.testing.problems import SyntheticProblem
 from autoprune.testing.searchers import make_context
 
@@ -106,3 +107,11 @@ def test_counts_below_one(name):
         pytest.importorskip("cmaes")
     with pytest.raises(ConfigError, match="count must be at least 1, got 0"):
         make_searcher(name, CONTEXT).suggest(0)
+
+
+@pytest.mark.parametrize(("name", "option"), [("amc", "warmup"), ("tpe", "startup")])
+def test_a_warm_up_as_long_as_the_search_is_refused_before_it(name, option):
+    searcher = resolve(name, GROUP, BUILTIN, what="searcher")
+    check_options(searcher, {option: 9}, 10)
+    with pytest.raises(ConfigError, match=f"{option} of searcher .* below the 10 trials planned"):
+        check_options(searcher, {option: 10}, 10)
