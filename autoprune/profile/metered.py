@@ -82,13 +82,14 @@ class Metered:
         return [self._told(m) for m in self._profiler.measure(artifacts, longer)]
 
     def _told(self, measurement: Measurement) -> Measurement:
-        if not measurement.ok or measurement.energy_mj is not None or measurement.notes:
+        told = any(note.startswith("no energy") for note in measurement.notes)
+        if not measurement.ok or measurement.energy_mj is not None or told:
             return measurement
         why = (
             f"no energy: the profiler {type(self._profiler).__name__} did not read the meter in "
             "each round; it must measure by autoprune.profile.measure_interleaved"
         )
-        return replace(measurement, notes=(why,))
+        return replace(measurement, notes=(*measurement.notes, why))
 
 
 @dataclass(frozen=True)

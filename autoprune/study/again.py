@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
-from autoprune.core.device import Artifact, MeasuringProtocol
+from autoprune.core.device import Artifact, MeasuringProtocol, ModuleCall
 from autoprune.core.errors import ConfigError, ProfilerError, RunError
 from autoprune.profile.checked import measure_checked
 from autoprune.study.config import SearchConfig, validate
@@ -109,10 +110,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
         )
     profiler = make_profiler(config)
     progress.stage("measuring again")
-    artifacts = [
-        Artifact(key, path.read_bytes(), drawn_inputs(path), path)
-        for key, path in (("dense", folder.dense_onnx), ("pruned", folder.onnx))
-    ]
+    artifacts = exported(folder, config)
     settings = config.verify
     protocol = replace(
         MeasuringProtocol(),
@@ -138,6 +136,32 @@ def verify_run(run: Path, progress: Progress) -> Again:
         limits=data["budget"]["limits"],
         device=str(profiler.device),
     )
+
+
+def exported(folder: RunFolder, config: SearchConfig) -> list[Artifact]:
+    """A finished run's dense network and its winner, as they were exported.
+
+    Their modules, which PyTorch measures, can be made where the config names the network.
+    """
+    named = config.model is not None and config.run is not None
+    return [
+        Artifact(
+            path.stem,
+            path.read_bytes(),
+            drawn_inputs(path),
+            path,
+            call=partial(_call, folder, config, pruned=path == folder.onnx) if named else None,
+        )
+        for path in (folder.dense_onnx, folder.onnx)
+    ]
+
+
+def _call(folder: RunFolder, config: SearchConfig, *, pruned: bool) -> ModuleCall:
+    from autoprune.pruning.plan import load
+
+    task = task_from_config(config, Path(config.run.base if config.run else "."))
+    model = load(folder.path, task.model) if pruned else task.model
+    return ModuleCall(model.eval(), task.example_inputs)
 
 
 def drawn_inputs(path: Path) -> dict[str, npt.NDArray[np.generic]]:

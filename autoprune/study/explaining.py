@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.device import Artifact, Measurement, MeasuringProtocol
+from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import (
     AutopruneError,
     MissingDependencyError,
@@ -18,7 +18,7 @@ from autoprune.core.errors import (
 from autoprune.cost.table import LatencyTable
 from autoprune.profile.checked import measure_checked
 from autoprune.profile.onnx_work import LayerWork, layer_work
-from autoprune.study.again import drawn_inputs, run_config
+from autoprune.study.again import exported, run_config
 from autoprune.study.config import SearchConfig
 from autoprune.study.folder import RunFolder
 from autoprune.study.layer_times import LayerTime, Rates, by_layer
@@ -113,10 +113,7 @@ def _measured(
 
 
 def _measure(profiler: Any, folder: RunFolder, config: SearchConfig) -> list[Measurement]:
-    artifacts = [
-        Artifact(key, path.read_bytes(), drawn_inputs(path), path)
-        for key, path in (("dense", folder.dense_onnx), ("pruned", folder.onnx))
-    ]
+    artifacts = exported(folder, config)
     protocol = replace(
         MeasuringProtocol(),
         width=config.verify.width,
