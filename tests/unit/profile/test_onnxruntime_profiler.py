@@ -2,9 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import tiny_task
 
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
+from autoprune.cost.align import charge
+from autoprune.cost.layout import HEAVY, Layout
+from autoprune.export import export_onnx, input_arrays
+from autoprune.graph import trace
 from autoprune.profile import chunks, onnxruntime_providers
 from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
@@ -193,3 +198,18 @@ def test_provider_options_are_part_of_the_device():
     given = OnnxRuntimeProfiler(provider_options="use_arena:1").device
     assert given.settings == {"use_arena": "1"}
     assert given != OnnxRuntimeProfiler().device
+
+
+def test_times_in_int8_are_charged_to_the_networks_layers():
+    network = trace(tiny_task.build(), tiny_task.inputs())
+    model = export_onnx(tiny_task.build(), (tiny_task.inputs(),))
+    arrays = input_arrays(model, network.example_inputs, network.example_kwargs)
+    (measured,) = OnnxRuntimeProfiler(precision="int8").measure(
+        [Artifact("dense", model, arrays)], SHORT
+    )
+    layout = Layout.of(network.kernels)
+    charged = charge(layout, network.kernels.units, measured.kernels)
+    assert charged.sum() == pytest.approx(measured.latency_ms)
+    heavy = [t for k, t in zip(layout.kernels, charged, strict=True) if k.op in HEAVY]
+    assert len(heavy) == 6
+    assert min(heavy) > 0
