@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autoprune.cli.table_commands import table_app
 from autoprune.core.errors import AutopruneError
 
 #: Exit status: the budget holds, it does not hold, the user's input is wrong, stopped by Ctrl-C.
@@ -139,6 +140,10 @@ def profile(
         int | None, typer.Option(help="Candidates measured at most.", min=8)
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds it may take.", min=1.0)] = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(help="Table of this device whose kernel times are taken over; repeatable."),
+    ] = None,
     seed: Seed = None,
     out: Annotated[Path, typer.Option(help="File to write the table to.")] = Path("table.jsonl"),
     settings: Sets = None,
@@ -150,6 +155,7 @@ def profile(
     options = _options(model=model, inputs=inputs, device=device, seed=seed)
     more = [] if candidates is None else [f"profile.candidates={candidates}"]
     more += [] if timeout is None else [f"profile.timeout_s={timeout}"]
+    more += [] if not reuse else [f"profile.reuse={list(reuse)!r}"]
     raise typer.Exit(run_profile(config, options, [*(settings or []), *more], out, as_json=json))
 
 
@@ -273,6 +279,9 @@ def batch(
     if what == "status":
         raise typer.Exit(batching.run_batch_status(run, as_json=json))
     raise typer.Exit(batching.run_batch_resume(run, ray_address, as_json=json))
+
+
+app.add_typer(table_app)
 
 
 def main() -> None:

@@ -132,12 +132,21 @@ def read_device(path: Path) -> DeviceSpec:
     Raises:
         TableFormatError: the header can't be read, or is of a newer schema.
     """
+    return DeviceSpec.from_dict(read_header(path)["device"])
+
+
+def read_header(path: Path) -> Mapping[str, Any]:
+    """A table's first line.
+
+    Raises:
+        TableFormatError: it can't be read, or is of a newer schema.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             first = file.readline()
     except (OSError, UnicodeDecodeError) as error:
         raise TableFormatError(f"latency table {path} can't be read: {error}") from error
-    return DeviceSpec.from_dict(_header(path, first)["device"])
+    return _header(path, first)
 
 
 def refuse_other(table: DeviceSpec, device: DeviceSpec, what: str) -> None:

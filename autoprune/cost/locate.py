@@ -74,6 +74,18 @@ def tables() -> Iterator[Path]:
         yield from sorted(folder.rglob(f"*{_SUFFIX}"))
 
 
+def tables_of(device: DeviceSpec) -> list[LatencyTable]:
+    """Every table in the data folders that was measured on a device, whatever the network."""
+    found = []
+    for path in tables():
+        try:
+            if not read_device(path).differences(device):
+                found.append(LatencyTable.load(path, device))
+        except (TableFormatError, TableMismatchError):
+            continue  # a file that was not asked for by name
+    return found
+
+
 def nearest_mismatch(device: DeviceSpec) -> TableError | None:
     """Why no shipped table fits a device: the mismatch of the one that differs in the least."""
     best: tuple[int, Path] | None = None

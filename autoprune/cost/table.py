@@ -239,6 +239,17 @@ class LatencyTable(CostModel):
             TableError: nothing was measured yet.
         """
         layout = self.layout(graph)
+        return self.layout_edges(layout, group, minimum, choices, within)
+
+    def layout_edges(
+        self,
+        layout: Layout,
+        group: str,
+        minimum: int = 1,
+        choices: int = 32,
+        within: float = 0.0005,
+    ) -> list[int]:
+        """As `plateau_edges`, of a network that is known by its layout alone."""
         return edges(layout, group, self._fit().kernels.predict, minimum, choices, within)
 
     def save(self, path: str | Path) -> Path:

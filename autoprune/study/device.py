@@ -155,14 +155,18 @@ class DeviceMeasure:
     def for_table(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
         """Measure candidates for a latency table; the first is the dense one, and counts too."""
         keys = [str(index) for index in range(len(candidates))]
-        protocol = replace(
+        protocol = replace(self.table_protocol(len(candidates)), kernels=kernels)
+        return self._measure(keys, self._sliced(candidates), protocol)
+
+    def table_protocol(self, count: int = 1) -> MeasuringProtocol:
+        """How so many candidates of a latency table are measured."""
+        return replace(
             MeasuringProtocol(),
             width=TABLE_WIDTH,
-            timeout_s=TABLE_TIMEOUT_S * len(candidates),
+            timeout_s=TABLE_TIMEOUT_S * count,
             seed=self._seed,
-            kernels=kernels,
+            kernels=True,
         )
-        return self._measure(keys, self._sliced(candidates), protocol)
 
     def _sliced(self, candidates: Sequence[Candidate]) -> list[Exported]:
         return [

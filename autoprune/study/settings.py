@@ -59,11 +59,14 @@ class TableSettings(Settings):
         candidates: measured at most.
         timeout_s: seconds it may take.
         error: stop at this median relative error on held-out candidates.
+        reuse: tables whose kernel times are taken over; true for every one of the device in
+            `latency_models`, false for none.
     """
 
     candidates: int = Field(default=48, ge=8)
     timeout_s: float = Field(default=300.0, gt=0)
     error: float = Field(default=0.02, gt=0, lt=1)
+    reuse: bool | tuple[str, ...] = True
 
 
 class RewindSettings(Settings):

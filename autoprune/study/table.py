@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.budget import Budget, metric_name
 from autoprune.core.data import data_folders
-from autoprune.core.device import Profiler
+from autoprune.core.device import DeviceSpec, Profiler
 from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
 from autoprune.cost import locate
 from autoprune.cost.analytic import AnalyticCost
@@ -19,6 +20,7 @@ from autoprune.study.config import SearchConfig
 from autoprune.study.verify import MEASURED
 
 if TYPE_CHECKING:
+    from autoprune.cost.check import TableCheck
     from autoprune.graph.network import Network
     from autoprune.study.device import DeviceMeasure
     from autoprune.study.folder import RunFolder
@@ -118,7 +120,7 @@ def prepare_table(
         path = find_table(task.config.table, task.base)
         table = check_table(LatencyTable.load(path, device.spec), network, path)
     else:
-        table = measure_table(task.config, network, device, progress)
+        table = measure_table(task.config, network, device, progress, task.base)
     if wants_energy(task.config) and "energy_mj" not in table.metrics:
         raise BudgetError(
             f"budget energy_mj needs a table whose candidates' energy was measured, the one of "
@@ -159,9 +161,20 @@ def _energy_fixed(table: CostModel, device: DeviceMeasure | None) -> CostModel:
 
 
 def measure_table(
-    config: SearchConfig, network: Network, device: DeviceMeasure, progress: Progress
+    config: SearchConfig,
+    network: Network,
+    device: DeviceMeasure,
+    progress: Progress,
+    base: Path | None = None,
 ) -> LatencyTable:
     """Measure a table of the network on the device.
+
+    Args:
+        config: its `profile` section counts.
+        network: traced.
+        device: measures.
+        progress: told of what goes on.
+        base: paths of tables to reuse start here; the working directory where None.
 
     Raises:
         ProfilerError: the dense network can't be measured.
@@ -184,6 +197,8 @@ def measure_table(
         target_error=settings.error,
         seed=config.seed,
         on_progress=progress.step,
+        info=_info(config, network, device),
+        reuse=_reused(settings.reuse, base or Path.cwd(), device.spec),
     )
     if before:
         table.info["conditions"] = {"before": before, "after": device.conditions()}
@@ -211,7 +226,76 @@ def profile_config(
     device = DeviceMeasure(
         network, profiler, lambda c: select(network, c), config.verify, config.seed
     )
-    return measure_table(config, network, device, progress)
+    base = None if path is None else path.absolute().parent
+    return measure_table(config, network, device, progress, base)
+
+
+def check_config(
+    table_path: Path,
+    path: Path | None,
+    options: Mapping[str, Any],
+    progress: Progress,
+    *,
+    samples: int,
+    timeout_s: float,
+    seed: int,
+) -> TableCheck:
+    """Measure a fresh sample of a table's network, on its device.
+
+    Args:
+        table_path: of the table; what neither the config nor the options say of network and
+            device is as the table's header says.
+        path: of a config, or None.
+        options: `model`, `inputs`, `device`.
+        progress: told of what goes on.
+        samples: candidates at most.
+        timeout_s: seconds it may take.
+        seed: of the candidates.
+
+    Raises:
+        AutopruneError: as `profile_config`; the table can't be read, or is of another device or
+            network.
+    """
+    from autoprune.cost.check import check_table as check
+    from autoprune.graph import trace
+    from autoprune.pruning.selection import select
+    from autoprune.study.device import DeviceMeasure
+    from autoprune.study.task import model_from_config
+
+    stored = LatencyTable.load(table_path).info
+    names: tuple[str, ...] = ("model", "inputs", "device") if path is None else ()
+    told: dict[str, Any] = {name: stored[name] for name in names if name in stored}
+    model, inputs, config = model_from_config(path, {**told, **options}, ())
+    profiler = make_profiler(config)
+    table = LatencyTable.load(table_path, profiler.device)
+    progress.message(f"device: {profiler.device}")
+    progress.stage("tracing the network")
+    network = trace(model, inputs)
+    device = DeviceMeasure(network, profiler, lambda c: select(network, c), config.verify, seed)
+    progress.stage("measuring a fresh sample", samples)
+    return check(
+        table,
+        network.kernels,
+        device.for_table,
+        samples=samples,
+        timeout_s=timeout_s,
+        seed=seed,
+        on_progress=progress.step,
+    )
+
+
+def _info(config: SearchConfig, network: Network, device: DeviceMeasure) -> dict[str, Any]:
+    """What a table's header tells of how it was measured."""
+    section = config.model_dump(mode="json", exclude_defaults=True)
+    named = {name: section[name] for name in ("model", "inputs", "device") if name in section}
+    protocol = asdict(device.table_protocol())
+    return {"network": type(network.model).__name__, **named, "protocol": protocol}
+
+
+def _reused(setting: bool | tuple[str, ...], base: Path, device: DeviceSpec) -> list[LatencyTable]:
+    if isinstance(setting, bool):
+        return locate.tables_of(device) if setting else []
+    return [LatencyTable.load(find_table(name, base), device) for name in setting]
 
 
 def _shipped(network: Network, device: DeviceMeasure) -> LatencyTable:
