@@ -3,7 +3,9 @@ import sys
 
 import autoprune
 
-HEAVY = "torch optuna stable_baselines3 gymnasium onnxruntime ray tensorrt scipy matplotlib typer"
+HEAVY = (
+    "torch optuna stable_baselines3 gymnasium onnxruntime ray tensorrt scipy matplotlib typer zeus"
+)
 
 
 def loaded_by(code: str) -> set[str]:

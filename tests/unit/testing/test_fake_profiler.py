@@ -31,6 +31,35 @@ def test_noise_is_averaged_out_and_reproducible():
     assert first[1].ratio == pytest.approx(exact[1].ratio, rel=0.03)
 
 
+def test_energy_is_a_formula_of_its_own():
+    profiler = FakeProfiler(gmacs_per_s=1.0, overhead_us=10.0, idle_w=2.0, pj_per_mac=500.0)
+    # 20 channels count as 32 in time, as 20 in energy.
+    macs, time_ms = 256 * 9 * 20 * (3 + 20), 0.04 + 256 * 9 * 32 * (3 + 20) / 1e6
+    energy = 2.0 * time_ms + 500e-9 * macs
+    assert profiler.energy_mj(conv_artifact("n", 20)) == pytest.approx(energy)
+    dense, half = profiler.measure(
+        [conv_artifact("n", 20), conv_artifact("h", 10)], MeasuringProtocol()
+    )
+    assert dense.energy_mj == pytest.approx(energy)
+    truth = profiler.energy_mj(conv_artifact("h", 10)) / energy
+    assert half.energy_ratio == pytest.approx(truth)
+    assert abs(half.ratio / half.energy_ratio - 1) > 0.1
+
+
+def test_a_device_that_throttles_recovers_or_says_so():
+    artifacts = [conv_artifact("a", 64, 4), conv_artifact("b", 32, 4)]
+    truth = FakeProfiler().measure(artifacts, MeasuringProtocol())[1].ratio
+    slow = FakeProfiler(noise=0.02, throttled=(0.15, 0.4, 1.8))
+    protocol = MeasuringProtocol(min_rounds=12, timeout_s=30.0)
+    dense, found = slow.measure(artifacts, protocol)
+    assert found.ratio == pytest.approx(truth, rel=0.02)
+    assert dense.latency_ms == pytest.approx(slow.latency_ms(artifacts[0]), rel=0.05)
+    assert "taken again" in found.notes[0]
+    hot = FakeProfiler(throttled=(0.15, 1e9, 1.8))
+    found = hot.measure(artifacts, MeasuringProtocol(width=1e-9, timeout_s=1.0))[1]
+    assert "left out" in (found.error or found.notes[0])
+
+
 class Wrong(FakeProfiler):
     """A profiler that breaks the contract in the way it is told."""
 
