@@ -32,16 +32,16 @@ def test_noise_is_averaged_out_and_reproducible():
 
 
 def test_energy_is_a_formula_of_its_own():
-    profiler = FakeProfiler(gmacs_per_s=1.0, overhead_us=10.0, idle_w=2.0, pj_per_mac=500.0)
+    profiler = FakeProfiler(gmacs_per_s=1.0, overhead_us=10.0, idle_w=2.0, pj_per_mac=2e4)
     # 20 channels count as 32 in time, as 20 in energy.
     macs, time_ms = 256 * 9 * 20 * (3 + 20), 0.04 + 256 * 9 * 32 * (3 + 20) / 1e6
-    energy = 2.0 * time_ms + 500e-9 * macs
+    energy = 2.0 * time_ms + 2e-5 * macs
     assert profiler.energy_mj(conv_artifact("n", 20)) == pytest.approx(energy)
     dense, half = profiler.measure(
-        [conv_artifact("n", 20), conv_artifact("h", 10)], MeasuringProtocol()
+        [conv_artifact("n", 20), conv_artifact("h", 17)], MeasuringProtocol()
     )
     assert dense.energy_mj == pytest.approx(energy)
-    truth = profiler.energy_mj(conv_artifact("h", 10)) / energy
+    truth = profiler.energy_mj(conv_artifact("h", 17)) / energy
     assert half.energy_ratio == pytest.approx(truth)
     assert abs(half.ratio / half.energy_ratio - 1) > 0.1
 
