@@ -21,8 +21,9 @@ ROUNDS = 5
 #: Profiled runs in a row at least, each round.
 RUNS = 2
 
-#: A block of profiled runs lasts about this long.
-BLOCK_MS = 10.0
+#: A block of profiled runs lasts about this long, of at most so many runs: reading the profile of
+#: more takes longer than they do.
+BLOCK_MS, MOST_RUNS = 10.0, 100
 
 _SUFFIX = "_kernel_time"
 
@@ -186,7 +187,8 @@ def _run_rounds(
     """Run all; for each one and round, which of the reference's blocks came before it."""
     rng = np.random.default_rng(protocol.seed)
     reference, others = profiled[0], profiled[1:]
-    runs = max(RUNS, math.ceil(min(BLOCK_MS / min(latencies_ms), 4 * BLOCK_MS / latencies_ms[0])))
+    wanted = min(BLOCK_MS / min(latencies_ms), 4 * BLOCK_MS / latencies_ms[0], MOST_RUNS)
+    runs = max(RUNS, math.ceil(wanted))
     visits: list[list[int]] = [[] for _ in profiled]
     for each in profiled:
         each.block(max(1, protocol.warmup), counted=False)
