@@ -57,8 +57,9 @@ class Metered:
         except MeterError as error:
             raise ProfilerError(str(error)) from error
         self._profiler = profiler
-        #: Whether it measures on another machine.
+        #: Whether it measures on another machine, and keeps evaluations away by itself.
         self.remote = bool(getattr(profiler, "remote", False))
+        self.quiet = bool(getattr(profiler, "quiet", False))
         self._meter = meter
 
     @property

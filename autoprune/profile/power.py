@@ -30,8 +30,9 @@ class StatedPower:
         if not (number and math.isfinite(power_w) and power_w > 0):
             raise ProfilerError(f"power_w must be positive and finite, got {power_w!r}")
         self._profiler = profiler
-        #: Whether it measures on another machine.
+        #: Whether it measures on another machine, and keeps evaluations away by itself.
         self.remote = bool(getattr(profiler, "remote", False))
+        self.quiet = bool(getattr(profiler, "quiet", False))
         self._power_w = power_w
 
     @property

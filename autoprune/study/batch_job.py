@@ -37,6 +37,8 @@ class QuietProfiler:
 
     def __init__(self, profiler: Profiler) -> None:
         self._profiler = profiler
+        #: Whether it measures on another machine.
+        self.remote = bool(getattr(profiler, "remote", False))
 
     @property
     def device(self) -> DeviceSpec:

@@ -9,6 +9,7 @@ from autoprune.profile.energy_jetson import JetsonMeter, find_rails
 from autoprune.profile.energy_sampled import SampledPower
 from autoprune.profile.measuring import Visit, measure_interleaved
 from autoprune.profile.metered import Metered, make_meter, meters
+from autoprune.profile.power import StatedPower
 from autoprune.profile.registry import make_profiler
 
 FAKE = "autoprune.testing.fake_profiler:FakeProfiler"
@@ -200,6 +201,9 @@ def test_a_meter_of_this_machine_says_nothing_of_another():
     here.host = True
     with pytest.raises(ProfilerError, match="reads this machine, the profiler Far measures on"):
         Metered(Far(), here)
+    for wrapped in (Metered(Far(), Plain()), StatedPower(Far(), 5.0)):
+        assert wrapped.remote
+        assert not wrapped.quiet
 
 
 def test_a_profiler_that_does_not_read_the_meter_says_so():
