@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from autoprune.evaluate import Accuracy
 from examples.resnet_cifar import shared_data
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -187,3 +188,18 @@ def evaluate(
 def evaluate_resnet56b(model: nn.Module) -> dict[str, float]:
     """`evaluate` for the `resnet56b` weights, which were trained with another normalisation."""
     return evaluate(model, "resnet56b")
+
+
+class Val(Accuracy):
+    """`evaluate` as an object that can be asked for single images, as `racing` needs it.
+
+    Args:
+        normalisation: a key of `NORMALISATION`.
+        subset: evaluate on a fixed draw of this many of the 5,000 images; None takes all.
+        batch: images in a forward pass.
+    """
+
+    def __init__(
+        self, normalisation: str = "imagenet", subset: int | None = None, batch: int = 50
+    ) -> None:
+        super().__init__(*_val(normalisation, subset), batch)

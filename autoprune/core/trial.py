@@ -21,6 +21,8 @@ class Trial:
         metrics: what `evaluate` gave, for example {"accuracy": 0.93}; empty if it failed.
         error: why the evaluation failed, or None.
         seconds: the evaluation took.
+        samples: how many were evaluated before racing stopped it; its metrics then are estimates,
+            good to learn from, and it never wins. None: evaluated in full.
     """
 
     number: int
@@ -30,6 +32,12 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     seconds: float = 0.0
+    samples: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was evaluated in full and gave a figure: only such trials are ranked."""
+        return self.ok and self.samples is None
 
     @property
     def ok(self) -> bool:

@@ -27,12 +27,14 @@ class Outcome:
         error: why there is no figure, or None.
         seconds: in all.
         phases: seconds by phase ("surgery", "reconstruct", "recalibrate", "evaluate", ...).
+        samples: how many were evaluated before racing stopped it; None: all.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
+    samples: int | None = None
 
     @property
     def ok(self) -> bool:

@@ -43,7 +43,7 @@ def scatter(
     name = metric or next(iter(data["budget"]["limits"]))
     divisor, label = AXES.get(name, (1.0, METRICS.get(name, name)))
     objective = data["objective"]
-    points = [(t, t.predicted.get(name)) for t in trials if t.ok]
+    points = [(t, t.predicted.get(name)) for t in trials if t.whole]
     drawn = [(t, x / divisor) for t, x in points if x is not None]
     if not drawn:
         raise ConfigError(f"no trial has a figure for {name!r}; give a metric of the budget")

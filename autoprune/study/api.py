@@ -27,6 +27,7 @@ from autoprune.study.reopening import fingerprint, reopen
 from autoprune.study.result import Result
 from autoprune.study.settings import (
     FrontSettings,
+    RacingSettings,
     RecoverSettings,
     Run,
     Settings,
@@ -71,6 +72,7 @@ def search(
     max_failures: int = 5,
     storage: str | None = None,
     workers: int | WorkerSettings | Mapping[str, Any] | None = None,
+    racing: RacingSettings | Mapping[str, Any] | bool | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Find a smaller network that holds a budget, with the least accuracy lost.
@@ -120,6 +122,8 @@ def search(
         profile: how a table is measured (see `TableSettings`).
         max_failures: evaluations that may fail in a row before the search stops.
         storage: Optuna database URL for the trials; None keeps a journal in the run folder.
+        racing: stop evaluations of candidates that are surely worse than the best (True: at 99 %
+            confidence); needs an evaluator such as `autoprune.evaluate.Accuracy`.
         workers: evaluate on so many Ray workers, on this machine or a cluster (see
             `WorkerSettings`); None evaluates in this process.
         progress: listens.
@@ -156,6 +160,7 @@ def search(
         "max_failures": max_failures,
         "storage": storage,
         "workers": workers.model_dump() if isinstance(workers, WorkerSettings) else workers,
+        "racing": _plain(racing),
     }
     task = Task(
         config=validate(named, "autoprune.search"),

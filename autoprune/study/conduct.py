@@ -22,6 +22,7 @@ from autoprune.study.finish import Finisher
 from autoprune.study.folder import RunFolder
 from autoprune.study.front import FrontSession, check_metric_objectives, check_objectives
 from autoprune.study.progress import Progress
+from autoprune.study.racing import Race, check_racing, race_of
 from autoprune.study.remote import check_workers
 from autoprune.study.result import Result
 from autoprune.study.session import Session
@@ -70,13 +71,14 @@ class Prepared:
 
 def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     """Do all of a task; in a locked folder, what is there already is not done again."""
+    check_racing(task)
     if is_family(task.config.budget):
         from autoprune.study.family_run import conduct_family
 
         return conduct_family(task, folder, progress)
     if folder is not None and folder.result.exists():
         return read_result(task, folder)
-    prepared = prepare(task, progress)
+    prepared = prepare(task, progress, race_of(task, None if folder is None else folder.racing))
     session = open_session(prepared, task, folder)
     dense_metrics = session.dense_metrics()
     trials = session.run(prepared.evaluator)
@@ -84,8 +86,13 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     return finish(prepared, task, session, trials, dense_metrics, folder, front)
 
 
-def prepare(task: Task, progress: Progress) -> Prepared:
+def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepared:
     """Check a task, trace its network and reach its device.
+
+    Args:
+        task: the search.
+        progress: is told.
+        race: evaluates the candidates, or None.
 
     Raises:
         AutopruneError: as `autoprune.search`, for all that can be told before a table is measured.
@@ -114,6 +121,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
             importance=importance_of(task),
             calibration=for_search(task.calibration),
             reconstruct=config.reconstruct,
+            race=race,
         )
     if not task.calibration:
         notes.append(

@@ -14,6 +14,7 @@ from autoprune.study.families import family_settings, is_family
 from autoprune.study.settings import (
     FrontSettings,
     Named,
+    RacingSettings,
     RecoverSettings,
     Run,
     Settings,
@@ -63,6 +64,8 @@ class SearchConfig(Settings):
         profile: how a table is measured.
         max_failures: evaluations that may fail in a row before the search stops.
         storage: Optuna database URL; None keeps a journal file in the run folder.
+        racing: stop evaluations of candidates that are surely worse than the best; None
+            evaluates all in full.
         workers: evaluate on so many Ray workers; None evaluates in this process, without Ray.
         run: written by autoprune into a run folder.
     """
@@ -93,6 +96,7 @@ class SearchConfig(Settings):
     profile: TableSettings = TableSettings()
     max_failures: int = Field(default=5, ge=1)
     storage: str | None = None
+    racing: RacingSettings | None = None
     workers: WorkerSettings | None = None
     run: Run | None = None
 
@@ -103,7 +107,7 @@ class SearchConfig(Settings):
     def _named(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("recover", mode="before")
+    @field_validator("recover", "racing", mode="before")
     @classmethod
     def _recover(cls, value: object) -> object:
         return ({} if value else None) if isinstance(value, bool) else value

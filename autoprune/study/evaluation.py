@@ -20,6 +20,7 @@ from autoprune.evaluate.base import Evaluator, Outcome
 if TYPE_CHECKING:
     from autoprune.graph.network import Network, Selection
     from autoprune.pruning.importance import Importance
+    from autoprune.study.racing import Race
 
 
 def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dict[str, float]:
@@ -104,6 +105,7 @@ class CandidateEvaluator:
         importance: which units of a group go first.
         calibration: batches of inputs; () leaves BatchNorm statistics as they are.
         reconstruct: whether consuming layers are refitted by least squares on them.
+        race: evaluates candidates instead, and stops those that are hopeless; or None.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class CandidateEvaluator:
         importance: str | Importance = "l1",
         calibration: Sequence[Any] = (),
         reconstruct: bool = True,
+        race: Race | None = None,
     ) -> None:
         from autoprune.pruning.importance import scores
         from autoprune.pruning.reconstruct import Reconstructor
@@ -122,6 +125,7 @@ class CandidateEvaluator:
         self.network = network
         self.objective = objective
         self._evaluate = evaluate
+        self._race = race
         #: Group → (units,) scores; units with the highest are kept.
         self.scores = scores(network, importance)
         #: Batches of inputs.
@@ -157,22 +161,32 @@ class CandidateEvaluator:
                 recalibrate(model, self.calibration)
         return model
 
-    def __call__(self, candidate: Candidate) -> Outcome:
-        """Evaluate a candidate; a failure is an outcome."""
+    def __call__(self, candidate: Candidate, racing: bool = True) -> Outcome:
+        """Evaluate a candidate; a failure is an outcome.
+
+        Args:
+            candidate: what to evaluate.
+            racing: False evaluates it in full, and beside the race.
+        """
         phases = Phases()
         start = time.perf_counter()
         metrics: dict[str, float] = {}
         error: str | None = None
+        samples: int | None = None
         try:
             with phases("select"):
                 selection = self.select(candidate)
             model = self.build(selection, phases)
             with phases("evaluate"):
-                metrics = evaluate_model(model, self._evaluate, self.objective)
+                if self._race is None or not racing:
+                    metrics = evaluate_model(model, self._evaluate, self.objective)
+                else:
+                    score, samples = self._race(model, candidate)
+                    metrics = {self.objective: score}
         except EvaluationError as problem:
             error = str(problem)
         except AutopruneError as problem:
             error = f"{type(problem).__name__}: {problem}"
         except Exception as problem:  # Building runs the user's network on the user's batches.
             error = f"the pruned network could not be built: {describe(problem)}"
-        return Outcome(metrics, error, time.perf_counter() - start, phases.seconds)
+        return Outcome(metrics, error, time.perf_counter() - start, phases.seconds, samples)

@@ -126,6 +126,11 @@ class RunFolder:
         """Where the winner's fine-tuning stands."""
         return self.path / "recovery"
 
+    @property
+    def racing(self) -> Path:
+        """What the best candidates are right on, for evaluations that race against them."""
+        return self.path / "racing.json"
+
     def discard_unless_begun(self) -> None:
         """Take back a run that failed before there was anything to resume."""
         begun = self.journal.exists() and b'"event/' in self.journal.read_bytes()

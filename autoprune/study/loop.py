@@ -198,7 +198,7 @@ class Loop:
         if self._waiting:
             number = self._waiting.popleft()
             known = self._cache[self._pending[number].candidate]
-            finished = [self._finished(number, Outcome(known.metrics))]
+            finished = [self._finished(number, Outcome(known.metrics, samples=known.samples))]
         else:
             finished = [self._finished(*result) for result in self._pool.results()]
         with self._phases("store"), self._store.together():
@@ -246,6 +246,7 @@ class Loop:
             metrics=dict(outcome.metrics),
             error=outcome.error,
             seconds=outcome.seconds,
+            samples=outcome.samples,
         )
         return trial, outcome.phases
 
@@ -253,6 +254,7 @@ class Loop:
         self.trials.append(trial)
         if trial.ok:
             self._cache.setdefault(trial.candidate, trial)
+        if trial.whole:
             best = self.best
             if best is None or self._rank(trial) > self._rank(best):
                 self._best = len(self.trials) - 1

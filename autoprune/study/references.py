@@ -130,10 +130,17 @@ def call_reference(target: str, options: Mapping[str, Any], base: Path, what: st
 def function_reference(target: str, options: Mapping[str, Any], base: Path, what: str) -> Any:
     """Import a callable; options are filled in as keyword arguments.
 
+    A class whose instances can be called is made an instance of, with the options.
+
     Raises:
-        ConfigError: it can't be imported, or is not callable.
+        ConfigError: it can't be imported or made, or is not callable.
     """
     function = import_reference(target, base, what)
+    if isinstance(function, type) and "__call__" in dir(function):
+        try:
+            function, options = function(**options), {}
+        except Exception as error:  # the user's
+            raise _failed(what, target, error) from error
     if not callable(function):
         raise ConfigError(f"{what}: {target!r} must be a function, got {type(function).__name__}")
     return partial(function, **options) if options else function

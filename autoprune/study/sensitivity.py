@@ -157,7 +157,7 @@ class Sensitivities:
         if stored is None:
             kept = {group.name: group.units for group in self._network.groups}
             kept |= dict.fromkeys((decision.group, *decision.tied), width)
-            outcome = self._evaluator(Candidate.of(kept))
+            outcome = self._evaluator(Candidate.of(kept), racing=False)
             if outcome.error is not None:
                 raise EvaluationError(
                     f"the sensitivity of {decision.group} could not be measured: {outcome.error}"

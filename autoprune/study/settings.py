@@ -142,6 +142,19 @@ class RecoverSettings(Settings):
         return self
 
 
+class RacingSettings(Settings):
+    """When an evaluation stops because the candidate is surely worse than the best.
+
+    Attributes:
+        confidence: with which one that is as good as the last of the best is evaluated in full.
+        places: how many of the best are to be known in full; None takes `verify.top`, and three
+            times as many where the budget is measured, for some of them may break it.
+    """
+
+    confidence: float = Field(default=0.99, gt=0.5, lt=1)
+    places: int | None = Field(default=None, ge=1)
+
+
 class WorkerSettings(Settings):
     """Evaluation on Ray workers.
 

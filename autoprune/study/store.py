@@ -131,8 +131,11 @@ class Store:
 
         attributes = _attributes(trial, phases or {}, asked)
         value = trial.score(objective) if trial.ok else None
+        state = TrialState.COMPLETE if trial.ok else TrialState.FAIL
+        if trial.ok and not trial.whole:
+            state = TrialState.PRUNED
         frozen = create_trial(
-            state=TrialState.COMPLETE if trial.ok else TrialState.FAIL,
+            state=state,
             value=value,
             params=dict(trial.candidate),
             distributions={name: self._ranges[name] for name in trial.candidate},
@@ -216,6 +219,7 @@ class Store:
             metrics=attributes["metrics"],
             error=attributes["error"],
             seconds=attributes["seconds"],
+            samples=attributes.get("samples"),
         )
         return Stored(trial, attributes["phases"], attributes.get("asked"))
 
@@ -248,6 +252,7 @@ def _attributes(trial: Trial, phases: Mapping[str, float], asked: int | None) ->
         "seconds": round(trial.seconds, 6),
         "phases": {name: round(seconds, 6) for name, seconds in phases.items()},
         **({} if asked is None else {"asked": asked}),
+        **({} if trial.samples is None else {"samples": trial.samples}),
     }
     attributes["sum"] = _checksum(attributes)
     return attributes

@@ -134,8 +134,8 @@ def holds(violations: Mapping[str, float]) -> bool:
 
 
 def ranked(trials: Iterable[Trial], objective: str) -> list[Trial]:
-    """Trials with a figure, the best first, each candidate once; the earliest of equals."""
-    order = sorted((t for t in trials if t.ok), key=lambda t: (-t.score(objective), t.number))
+    """Trials evaluated in full, the best first, each candidate once; the earliest of equals."""
+    order = sorted((t for t in trials if t.whole), key=lambda t: (-t.score(objective), t.number))
     seen: set[str] = set()
     found = []
     for trial in order:

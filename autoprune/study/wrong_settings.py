@@ -51,7 +51,15 @@ _KINDS = (
 
 #: Where a setting may be of several kinds, pydantic puts the kind into the path.
 _UNION_BRANCHES = frozenset(
-    {"Named", "str", "tuple[str, ...]", "float", "RecoverSettings", "RewindSettings"}
+    {
+        "Named",
+        "str",
+        "tuple[str, ...]",
+        "float",
+        "RecoverSettings",
+        "RewindSettings",
+        "RacingSettings",
+    }
 )
 
 
