@@ -270,8 +270,7 @@ def test_a_device_that_slows_down_at_once_gives_an_error_not_a_number():
     def unsteady():
         if next(visits) % 4 == 0:
             speeds["now"] = 2.0 if speeds["now"] == 1.0 else 1.0
-        taken = reference() * speeds["now"]
-        return taken
+        return reference() * speeds["now"]
 
     measurements = measure_interleaved(
         ["reference", "other"],
