@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -205,12 +206,18 @@ def _none_holds(picked: Picked, folder: RunFolder) -> str:
         )
     broken = picked.broken(nearest)
     would = {
-        metric: Limit(limit.value * max(1.0, 1.0 + broken[metric]) * 1.0001, limit.relative)
+        metric: Limit(_rounded_up(limit.value * max(1.0, 1.0 + broken[metric])), limit.relative)
         for metric, limit in picked.budget.limits.items()
     }
     what = "measured" if picked.needs_device else "evaluated"
-    told = ", ".join(f"{m}={limit.value:.4g}{'x' * limit.relative}" for m, limit in would.items())
+    told = ", ".join(f"{m}={limit}" for m, limit in would.items())
     return (
         f"none of the {len(picked.known())} {what} networks of {folder.path} holds "
         f"{picked.budget}; the nearest would hold {told}. Ask for that, or search anew"
     )
+
+
+def _rounded_up(value: float) -> float:
+    """To three digits after the first: a bound that is asked for again must hold."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.ceil(value / unit) * unit:.6g}")
