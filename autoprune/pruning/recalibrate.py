@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from autoprune.core.errors import ConfigError, EvaluationError
 from autoprune.pruning._batches import as_call
@@ -94,8 +94,9 @@ def recalibrate(
     A network that `Reconstructor` has refitted needs no recalibration.
 
     Args:
-        model: any module whose BatchNorm layers are `torch.nn` modules; a pruned one in either
-            form.
+        model: any module; a pruned one in either form. BatchNorm layers of any make are known by
+            their `running_mean` and `running_var` (torch's own, SyncBatchNorm, timm's with an
+            activation, torchvision's frozen ones).
         batches: inputs; each a tensor, a tuple of positional inputs or a mapping of keyword ones.
         layers: dotted names of the BatchNorm layers to do; None does all that keep statistics.
 
@@ -110,39 +111,32 @@ def recalibrate(
     norms = _norms(model, layers)
     found = {name: Running() for name in norms}
     modes = {module: module.training for module in model.modules()}
-    momenta = {module: module.momentum for module in norms.values()}
+    before = {name: (n.running_mean.clone(), n.running_var.clone()) for name, n in norms.items()}
     count = 0
     with torch.no_grad(), ExitStack() as stack:
-        stack.callback(_restore, modes, momenta)
+        stack.callback(_restore, modes)
         model.eval()
         for name, norm in norms.items():
-            norm.train()
-            norm.momentum = 0.0
             handle = norm.register_forward_pre_hook(_observer(found[name], name))
             stack.callback(handle.remove)
-        seen = {n: m.num_batches_tracked for n, m in norms.items()}
-        before = {n: None if t is None else t.clone() for n, t in seen.items()}
-        for count, batch in enumerate(batches, 1):  # noqa: B007
-            args, kwargs = as_call(batch)
-            model(*args, **kwargs)
+        try:
+            for count, batch in enumerate(batches, 1):  # noqa: B007
+                args, kwargs = as_call(batch)
+                model(*args, **kwargs)
+        finally:
+            for name, norm in norms.items():
+                norm.running_mean.copy_(before[name][0])
+                norm.running_var.copy_(before[name][1])
         if norms and not count:
             raise ConfigError("calibration needs at least one batch of inputs, got none")
         for name, norm in norms.items():
-            tracked, old = seen[name], before[name]
-            if tracked is not None and old is not None:
-                tracked.copy_(old)
-            if norm.running_mean is not None and norm.running_var is not None:
-                found[name].store(norm.running_mean, norm.running_var)
+            found[name].store(norm.running_mean, norm.running_var)
     return tuple(name for name, running in found.items() if running.count > 1)
 
 
-def _norms(model: nn.Module, layers: Collection[str] | None) -> dict[str, _BatchNorm]:
-    """BatchNorm layers that keep statistics, by name."""
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
+def _norms(model: nn.Module, layers: Collection[str] | None) -> dict[str, Any]:
+    """Layers that normalise by running statistics of their channels, by name."""
+    found = {name: module for name, module in model.named_modules() if _keeps_statistics(module)}
     if layers is None:
         return found
     unknown = sorted(set(layers) - set(found))
@@ -154,9 +148,29 @@ def _norms(model: nn.Module, layers: Collection[str] | None) -> dict[str, _Batch
     return {name: module for name, module in found.items() if name in set(layers)}
 
 
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm of any make: told by its buffers.
+
+    InstanceNorm has them too, but they are of single samples.
+    """
+    mean, variance = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    return (
+        isinstance(mean, Tensor)
+        and isinstance(variance, Tensor)
+        and mean.ndim == 1
+        and mean.shape == variance.shape
+        and not isinstance(module, _InstanceNorm)
+    )
+
+
 def _observer(running: Running, name: str) -> Any:
-    def observe(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def observe(module: Any, args: tuple[Any, ...]) -> None:
         value = args[0]
+        if value.ndim < 2 or value.shape[1] != len(module.running_mean):
+            raise EvaluationError(
+                f"the input of {name!r} must have its {len(module.running_mean)} channels in "
+                f"dimension 1, got shape {tuple(value.shape)}; leave this layer out by `layers`"
+            )
         if value.numel() <= value.shape[1]:
             raise EvaluationError(
                 f"a calibration batch must hold at least two values per channel where it reaches "
@@ -168,12 +182,16 @@ def _observer(running: Running, name: str) -> Any:
                 "infinity; look at the batches and at the network's weights"
             )
         running.add(value)
+        # In evaluation mode it then normalises this batch by the batch's own statistics, as
+        # training would; training mode itself can want a GPU or other processes (SyncBatchNorm).
+        one = Running()
+        one.add(value)
+        one.store(module.running_mean, module.running_var)
+        module.running_var.mul_((one.count - 1) / one.count)
 
     return observe
 
 
-def _restore(modes: dict[nn.Module, bool], momenta: dict[_BatchNorm, float | None]) -> None:
+def _restore(modes: dict[nn.Module, bool]) -> None:
     for module, mode in modes.items():
         module.training = mode
-    for norm, momentum in momenta.items():
-        norm.momentum = momentum

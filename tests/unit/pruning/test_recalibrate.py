@@ -107,6 +107,52 @@ def test_running_merges_any_split(sizes: list[int], seed: int) -> None:
     torch.testing.assert_close(variance, x.var((0, 2)), rtol=1e-4, atol=1e-4)
 
 
+class Own(nn.Module):
+    """A BatchNorm of no known class, with an activation, frozen: buffers alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        y = (x - self.running_mean.view(shape)) * (self.running_var.view(shape) + 1e-5).rsqrt()
+        return torch.relu(y)
+
+
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, Own])
+def test_norms_of_any_make_are_as_torchs_own(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), kind(4), nn.ReLU(), nn.Conv2d(4, 5, 1), kind(5), nn.ReLU()]
+    model = nn.Sequential(*layers)
+    usual = nn.Sequential(
+        *(nn.BatchNorm2d(4 if i == 1 else 5) if i in (1, 4) else m for i, m in enumerate(layers))
+    )
+    batches = [torch.randn(8, 3, 6, 6) * 2 + 1, torch.randn(5, 3, 6, 6)]
+    assert recalibrate(model, batches) == recalibrate(usual, batches) == ("1", "4")
+    for index in (1, 4):
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(getattr(model[index], name), getattr(usual[index], name))
+    assert not torch.equal(usual[4].running_mean, torch.zeros(5))  # type: ignore[arg-type]
+
+
+def test_instance_norms_are_left_alone_and_statistics_stay_where_it_fails() -> None:
+    model = nn.Sequential(
+        nn.InstanceNorm2d(3, track_running_stats=True), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+    )
+    assert recalibrate(model, [torch.randn(4, 3, 5, 5)]) == ("2",)
+    before = model[2].running_mean.clone()  # type: ignore[operator, union-attr]
+    with pytest.raises(RuntimeError):
+        recalibrate(model[1:], [torch.randn(4, 3, 5, 5), torch.randn(4, 2, 5, 5)])
+    assert torch.equal(model[2].running_mean, before)  # type: ignore[arg-type]
+
+
+def test_channels_elsewhere_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="in dimension 1"):
+        recalibrate(Own(7), [torch.randn(4, 3, 7)])
+
+
 def test_bad_input() -> None:
     model = network()
     with pytest.raises(ConfigError, match="got none"):
