@@ -31,7 +31,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "autoprune needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,postgres,openvino,tensorrt-rtx,energy]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,ray-client,postgres,openvino,tensorrt-rtx,energy]'
+	# zeus brings amdsmi, which breaks `import ray` where AMD's driver is not installed.
+	$(BIN)/python -m pip uninstall --quiet --yes amdsmi
 	touch $@
 
 clean:

@@ -42,9 +42,9 @@ class Nodes:
             "HEAD": self.head,
             "OMP_NUM_THREADS": "1",
             "AUTOPRUNE_LOCKS": str(self.folder / "locks"),
-            # So that a node's end is seen within seconds.
+            # A node that is lost is seen after 8 s; fewer are too few on a busy machine.
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_failure_threshold": "8",
             **more,
         }
         self.started = []

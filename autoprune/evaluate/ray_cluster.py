@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import socket
@@ -243,6 +244,8 @@ def _join(
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             raise RunError(f"Ray can't be started on this machine: {_first(error)}") from error
         return
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise _explained(ImportError("ray[client]"), address)
     check_answers(address)
     try:
         ray.init(address=address, **options)
@@ -283,9 +286,15 @@ def check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except OSError as error:
+        client = (
+            "; a head serves Ray's client (usually on port 10001) only where ray[client] is "
+            "installed: on a node of the cluster, give --ray-address auto instead"
+            if address.startswith("ray://")
+            else ""
+        )
         raise ConfigError(
             f"no Ray cluster answers at {address}: {error.strerror or error}. Start its head by "
-            "`ray start --head --port=6379`, or check the host, the port and the firewall"
+            f"`ray start --head --port=6379`, or check the host, the port and the firewall{client}"
         ) from error
 
 
@@ -294,7 +303,7 @@ def _explained(error: BaseException, address: str) -> Exception:
     low = text.lower()
     if "ray[client]" in text:
         return MissingDependencyError(
-            f"the address {address} needs Ray's client: pip install 'ray[client]'; on a node of "
+            f"the address {address} needs Ray's client: pip install 'autoprune[ray-client]'; on a node of "
             "the cluster, give --ray-address auto instead"
         )
     if "version mismatch" in low or ("version" in low and "python" in low):
