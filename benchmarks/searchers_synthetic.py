@@ -13,6 +13,7 @@ guesses counts nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import replace
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=9, help="in each stage; 9 is ResNet-56")
     parser.add_argument("--trunk", action="store_true", help="prune what shortcuts carry too")
     parser.add_argument("--budget", type=float, default=0.5, help="MACs, a share of the dense")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON, of every searcher")
     parser.add_argument("--front", action="store_true", help="compare Pareto fronts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,7 +65,10 @@ def main() -> None:
             )
             begun = time.process_time()
             trials = run_search(
-                lambda c, name=name: make_searcher(name, c), problem, context, batch=arguments.batch
+                lambda c, name=name: make_searcher(name, c, **arguments.options),
+                problem,
+                context,
+                batch=arguments.batch,
             )
             seconds += time.process_time() - begun
             curve = best_so_far(trials)
