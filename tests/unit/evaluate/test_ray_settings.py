@@ -108,7 +108,7 @@ def test_auto_without_a_cluster_says_what_to_do(monkeypatch):
         ),
         ("Failed to connect to Ray cluster at 10.0.0.1:6379", ConfigError, "RAY_AUTH_TOKEN"),
         ("InvalidAuthToken: token is missing", ConfigError, "RAY_AUTH_MODE"),
-        ("requires pip package `ray[client]`", MissingDependencyError, r"ray\[client\]"),
+        ("requires pip package `ray[client]`", MissingDependencyError, r"ray-client"),
         ("something else\nmore", ConfigError, "something else. Check that `ray status`"),
     ],
 )
