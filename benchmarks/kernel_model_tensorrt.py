@@ -55,12 +55,11 @@ def load() -> tuple[KernelShapes, np.ndarray]:
 def choose(shapes: KernelShapes, times: np.ndarray, rows: int, seed: int) -> np.ndarray:
     """Rows to learn from: an eighth at random, then in seven batches where they tell the most."""
     rng = np.random.default_rng(seed)
-    narrow = shapes.narrow()
     chosen = rng.permutation(len(shapes))[: rows // 8]
     while len(chosen) < rows:
-        model = ShapeModel(narrow[chosen], times[chosen], processors=_PROCESSORS)
+        model = ShapeModel(shapes[chosen], times[chosen], processors=_PROCESSORS)
         left = np.setdiff1d(np.arange(len(shapes)), chosen)
-        more = model.most_telling(narrow[left], min(rows // 8, rows - len(chosen)), rng)
+        more = model.most_telling(shapes[left], min(rows // 8, rows - len(chosen)), rng)
         chosen = np.concatenate([chosen, left[more]])
     return chosen
 

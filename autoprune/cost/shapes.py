@@ -9,8 +9,9 @@ rounding up puts steps where the device has them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -142,32 +143,46 @@ class ShapeModel:
     def __init__(self, shapes: KernelShapes, times: Floats, *, processors: int = 1) -> None:
         if len(times) != len(shapes) or not (np.isfinite(times) & (times > 0)).all():
             raise TableError("each kernel must be given one finite time above 0")
-        self._kinds: dict[str, _Kind] = {}
-        for kind in np.unique(shapes.kind).tolist():
-            rows = np.flatnonzero(shapes.kind == kind)
-            if len(rows) >= MINIMUM:
-                self._kinds[kind] = _Kind(shapes[rows], times[rows], processors)
-        if not self._kinds:
+        self._shapes, self._times, self._processors = shapes, times, processors
+        self._known = _counts(shapes.kind)
+        if not self._known:
             raise TableError(
                 f"a shape model must be fitted to {MINIMUM} shapes of a kind or more, got "
                 f"{len(shapes)} of {len(np.unique(shapes.kind))} kinds"
             )
 
+    @cached_property
+    def _broad(self) -> dict[str, _Kind]:
+        return self._fitted(self._shapes)
+
+    @cached_property
+    def _narrow(self) -> dict[str, _Kind]:
+        """By kernel size and stride too: they know which of these are hard to predict."""
+        return self._fitted(self._shapes.narrow())
+
+    def _fitted(self, shapes: KernelShapes) -> dict[str, _Kind]:
+        return {
+            kind: _Kind(shapes[rows], self._times[rows], self._processors)
+            for kind in _counts(shapes.kind)
+            for rows in [np.flatnonzero(shapes.kind == kind)]
+        }
+
     def knows(self, kind: str) -> bool:
         """Whether enough shapes of a kind were measured to predict others."""
-        return kind in self._kinds
+        return kind in self._known
 
     def predict(self, shapes: KernelShapes) -> tuple[Floats, Floats]:
         """Expected time and relative standard deviation of one measurement, each (M,).
 
-        NaN and infinity for kinds that are not known.
+        The mean (of logarithms) of what the kind as a whole and what its kernel size and stride
+        alone say. NaN and infinity for kinds that are not known.
         """
-        time, std = np.full(len(shapes), np.nan), np.full(len(shapes), np.inf)
-        for kind, model in self._kinds.items():
-            rows = np.flatnonzero(shapes.kind == kind)
-            if len(rows):
-                time[rows], std[rows] = model.predict(shapes[rows])
-        return time, std
+        logs, std = _predicted(self._broad, shapes)
+        own, own_std = _predicted(self._narrow, shapes.narrow())
+        both = np.isfinite(own)
+        logs[both] = (logs[both] + own[both]) / 2
+        std[both] = (std[both] + own_std[both]) / 2
+        return np.exp(logs), std
 
     def most_telling(
         self, pool: KernelShapes, count: int, rng: np.random.Generator, within: float = 0.1
@@ -175,14 +190,14 @@ class ShapeModel:
         """Which shapes to measure next: (count,) indices into the pool.
 
         Kinds that are not known come first; of the others those that bring the most of the pool
-        within a relative error. A model of narrow kinds (`KernelShapes.narrow`) chooses best:
-        it knows which of them are hard to predict.
+        within a relative error.
         """
-        known = np.isin(pool.kind, list(self._kinds))
+        pool = pool.narrow()
+        known = np.isin(pool.kind, list(self._narrow))
         first = rng.permutation(np.flatnonzero(~known))[:count]
         chosen: list[npt.NDArray[np.intp]] = []
         gains: list[Floats] = []
-        for kind, model in self._kinds.items():
+        for kind, model in self._narrow.items():
             rows = np.flatnonzero(pool.kind == kind)
             if len(rows) and count > len(first):
                 some = rng.permutation(rows)[:_POOL]
@@ -210,7 +225,7 @@ class _Kind:
 
     def predict(self, shapes: KernelShapes) -> tuple[Floats, Floats]:
         mean, std = self._process.predict(self._scaled(shapes))
-        return np.exp(mean + self._level), std
+        return mean + self._level, std
 
     def most_telling(
         self, shapes: KernelShapes, count: int, within: float
@@ -220,6 +235,22 @@ class _Kind:
     def _scaled(self, shapes: KernelShapes) -> Floats:
         raw = shapes.features(self._processors)[:, self._used]
         return np.asarray((raw - self._mean) / self._std)
+
+
+def _counts(kinds: npt.NDArray[np.str_]) -> list[str]:
+    """The kinds of which there are enough."""
+    names, counts = np.unique(kinds, return_counts=True)
+    return [str(name) for name in names[counts >= MINIMUM]]
+
+
+def _predicted(kinds: Mapping[str, _Kind], shapes: KernelShapes) -> tuple[Floats, Floats]:
+    """Logarithm of the time and its standard deviation; NaN and infinity where not known."""
+    logs, std = np.full(len(shapes), np.nan), np.full(len(shapes), np.inf)
+    for kind, model in kinds.items():
+        rows = np.flatnonzero(shapes.kind == kind)
+        if len(rows):
+            logs[rows], std[rows] = model.predict(shapes[rows])
+    return logs, std
 
 
 def _distinct(features: Floats) -> npt.NDArray[np.intp]:

@@ -287,7 +287,8 @@ def check_config(
 def _info(config: SearchConfig, network: Network, device: DeviceMeasure) -> dict[str, Any]:
     """What a table's header tells of how it was measured."""
     section = config.model_dump(mode="json", exclude_defaults=True)
-    named = {name: section[name] for name in ("model", "inputs", "device") if name in section}
+    names: tuple[str, ...] = ("model", "inputs", "device")
+    named = {name: section[name] for name in names if name in section}
     protocol = asdict(device.table_protocol())
     return {"network": type(network.model).__name__, **named, "protocol": protocol}
 
