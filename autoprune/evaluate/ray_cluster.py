@@ -303,8 +303,8 @@ def _explained(error: BaseException, address: str) -> Exception:
     low = text.lower()
     if "ray[client]" in text:
         return MissingDependencyError(
-            f"the address {address} needs Ray's client: pip install 'autoprune[ray-client]' here and "
-            "on the head; on a node of the cluster, give --ray-address auto instead"
+            f"the address {address} needs Ray's client: pip install 'autoprune[ray-client]' here "
+            "and on the head; on a node of the cluster, give --ray-address auto instead"
         )
     if "version mismatch" in low or ("version" in low and "python" in low):
         return ConfigError(
