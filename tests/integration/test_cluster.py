@@ -129,3 +129,18 @@ def test_a_wrong_token_is_told(nodes):
     assert search.returncode == 2, err
     assert "takes this process's token" in err
     assert "Traceback" not in err
+
+
+def test_another_version_of_ray_is_told(nodes):
+    text = f"{CONFIG}\nbudget: macs=0.5x\ndevice: null\ntrials: 2\nout: version\n"
+    (nodes.folder / "config.yaml").write_text(text)
+    script = (
+        "import ray, sys; ray.__version__ = '2.1.0'; "
+        "sys.argv = ['autoprune', 'search', 'config.yaml', '--workers', '1', '--ray-address', "
+        f"'{nodes.address}']; from autoprune.cli import main; main()"
+    )
+    search = nodes.shell(f'python -c "{script}"')
+    _, err = search.communicate(timeout=240)
+    assert search.returncode == 2, err
+    assert "is of another version than this process" in err
+    assert "Traceback" not in err
