@@ -36,7 +36,9 @@ class Counted:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", nargs="+", default=["trials", "reconstruction", "fisher"])
+    parser.add_argument(
+        "--kinds", nargs="+", default=["trials", "reconstruction", "fisher", "divergence"]
+    )
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--budget", default="0.5x")
     parser.add_argument("--space", default="resnet-inner")
