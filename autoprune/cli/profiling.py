@@ -50,8 +50,12 @@ def run_profile(
         f"dense network: {table.reference_ms:.4g} ms",
         f"{build['candidates']} candidates measured in {build['seconds']:.0f} s",
         f"error on {accuracy['candidates']} held-out candidates: median "
-        f"{accuracy['median_error']:.1%}, 90 % of them below {accuracy['p90_error']:.1%}; two "
-        f"halves of the measuring differ by {accuracy['noise']:.1%}",
+        f"{accuracy['median_error']:.1%}, 90 % of them below {accuracy['p90_error']:.1%}; "
+        + (
+            "too few rounds to tell the noise"
+            if accuracy["noise"] is None
+            else f"two halves of the measuring differ by {accuracy['noise']:.1%}"
+        ),
         f"table: {out}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

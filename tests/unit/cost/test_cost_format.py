@@ -68,7 +68,7 @@ def test_the_file_is_text_with_a_header_that_tells(path: Path) -> None:
     assert header["schema"] == 2
     assert header["device"]["name"] == "Test CPU"
     assert {"units", "written", "autoprune_version", "reference_ms"} <= set(header)
-    assert [line["kind"] for line in lines[1:]] == ["network"] + ["candidate"] * 11 + ["seal"]
+    assert [line["kind"] for line in lines[1:]] == ["network"] + ["candidate"] * 12 + ["seal"]
     assert len(lines[3]["samples_ms"]) == 8
     assert not list(path.parent.glob(".*"))
 
