@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -16,8 +18,6 @@ from rich.text import Text
 from autoprune.cli.commands import HELD, NOT_HELD, STOPPED
 from autoprune.study.batch_folder import ENDED, RUNNING, BatchFolder, JobState
 
-#: Rows of the live table at most; those that run come first.
-ROWS = 30
 _STYLES = {"held": "green", "not held": "yellow", "failed": "red", "running": "cyan"}
 
 
@@ -68,7 +68,7 @@ def run_batch_status(run: Path, *, as_json: bool) -> int:
         ]
         print(json.dumps({"driven": folder.driven, "jobs": jobs}, ensure_ascii=False))
     else:
-        Console().print(_table(states, rows=len(states)))
+        Console().print(_table(states))
     return HELD if all(s.state == "held" for s in states) else NOT_HELD
 
 
@@ -101,52 +101,79 @@ class _Shown:
         self._last = 0.0
 
     def __enter__(self) -> _Shown:
+        self._stack = ExitStack()
+        self._stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = self._warn
         if self._live is not None:
-            self._live.start()
+            self._live.update(Text("getting ready…"))
+            self._stack.enter_context(self._live)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._stack.close()
+
+    def _warn(self, message: Warning | str, *_args: object, **_kwargs: object) -> None:
+        """A line, above the table where there is one."""
+        self._line(f"warning: {message}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, states: list[JobState]) -> None:
         if self._live is not None:
             if time.monotonic() - self._last >= 0.5:
                 self._last = time.monotonic()
-                self._live.update(_table(states), refresh=True)
+                self._live.update(_table(states, self._console.size), refresh=True)
             return
         for state in states:
             if state.state in ENDED and self._ended.get(state.job.name) != state.state:
                 self._ended[state.job.name] = state.state
                 best = "" if state.best is None else f", best {state.best:.4f}"
                 note = f": {state.note}" if state.note else ""
-                self._console.print(
-                    f"{state.job.name}: {state.state}{best}{note}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                self._line(f"{state.job.name}: {state.state}{best}{note}")
 
 
-def _table(states: list[JobState], rows: int = ROWS) -> RenderableType:
+def _table(states: list[JobState], room: ConsoleDimensions | None = None) -> RenderableType:
+    """A row for each search, and how many are in which state.
+
+    Args:
+        states: of the searches.
+        room: of a terminal: a line for each search, as many as fit, what runs first. None shows
+            everything.
+    """
+    rows = len(states) if room is None else max(1, room.height - 3)
     counts: dict[str, int] = {}
     for state in states:
         counts[state.state] = counts.get(state.state, 0) + 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("search", "state", "trials", "best", ""):
-        table.add_column(heading, overflow="fold" if heading in ("search", "") else "ellipsis")
+    table.add_column("search", overflow="fold", no_wrap=room is not None)
+    for heading in ("state", "trials", "best"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("", overflow="fold")
     shown = sorted(states, key=lambda s: s.state != RUNNING) if len(states) > rows else states
     for state in shown[:rows]:
         table.add_row(
-            state.job.name,
+            Text(state.job.name if room is None else _short(state.job.name, room.width // 2)),
             Text(state.state, style=_STYLES.get(state.state, "dim")),
             f"{state.trials}/{state.total}",
             "" if state.best is None else f"{state.best:.4f}",
-            Text(state.note),
+            Text(state.note, overflow="ellipsis", no_wrap=True) if room else Text(state.note),
         )
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
     more = f"; {len(states) - rows} more" if len(states) > rows else ""
-    return Group(table, Text(f"{len(states)} searches: {told}{more}", style="bold"))
+    total = Text(f"{len(states)} searches: {told}{more}", style="bold")
+    if room is not None:
+        total.truncate(room.width, overflow="ellipsis")
+    return Group(table, total)
+
+
+def _short(name: str, width: int) -> str:
+    """A name without its middle, where it is too long: the end says which of many it is."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - width :]}"
 
 
 def _close(folder: BatchFolder, *, as_json: bool) -> int:
@@ -166,7 +193,7 @@ def _close(folder: BatchFolder, *, as_json: bool) -> int:
 
 def _print_summary(folder: BatchFolder, data: dict[str, Any], picture: Path | None) -> None:
     console = Console()
-    console.print(_table(folder.states(), rows=len(folder.jobs)))
+    console.print(_table(folder.states()))
     console.print()
     for best in data["best"]:
         device = f" on {best['device']}" if best["device"] else ""

@@ -203,9 +203,17 @@ class BatchFolder:
             note, attempts = str(failed["error"]), int(failed["attempts"])
             return JobState(job, FAILED, trials, total, best, note, attempts)
         if not told or told.get("stage") == WAITING:
-            return JobState(job, WAITING, trials, total, best, "", attempts)
+            note = self._awaited(job) if driven else ""
+            return JobState(job, WAITING, trials, total, best, note, attempts)
         state = RUNNING if driven else STOPPED
         return JobState(job, state, trials, total, best, str(told.get("stage", "")), attempts)
+
+    def _awaited(self, job: Job) -> str:
+        """What a search waits for besides room."""
+        if job.table is None or self.table(job.table).exists():
+            return ""
+        stage = self.told(f"table--{job.table}").get("stage")
+        return "for its latency table" + (f": {stage}" if stage else "")
 
     def states(self) -> list[JobState]:
         """How far every search is."""

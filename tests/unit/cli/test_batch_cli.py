@@ -1,20 +1,25 @@
 """`--workers`, `--ray-address` and `autoprune batch`, without a Ray that runs."""
 
+import io
 import json
 import re
 import socket
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from rich.console import Console
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
 from autoprune.cli import main
+from autoprune.cli.batching import _Shown, _table
 from autoprune.cli.commands import worker_settings
 from autoprune.study.batch_config import read_sweep
-from autoprune.study.batch_folder import BatchFolder
+from autoprune.study.batch_folder import BatchFolder, JobState
 from autoprune.study.config_files import read_config
 
 TESTS = Path(__file__).parents[2]
@@ -180,3 +185,40 @@ def test_what_nobody_has_is_told_before_a_folder_is_made(
     assert re.search(message, err), err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def shown(states, *, live):
+    console = Console(width=80, height=12, file=io.StringIO())
+    console.print(_table(states, console.size if live else None))
+    return console.file.getvalue().splitlines()
+
+
+def test_the_live_table_has_a_line_for_each_search_that_fits_the_terminal():
+    names = [f"resnet56--latency=0.7x--onnxruntime-cpu--evolve--seed{n}" for n in range(40)]
+    states = [JobState(SimpleNamespace(name=name), "waiting", 0, 200) for name in names]
+    note = "on the dense network: evaluate raised KeyError: 'top1' (evaluate, task.py:94) [a/b]"
+    states[-1] = JobState(states[-1].job, "running", 57, 200, 0.9131, note)
+    lines = shown(states, live=True)
+    assert len(lines) < 12
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].split()[1:4] == ["running", "57/200", "0.9131"]
+    assert "…" in lines[1]
+    # Both ends of a name are there, so that no two look the same.
+    assert lines[1].split()[0].startswith("resnet56--")
+    assert [line.split()[0][-6:] for line in lines[1:4]] == ["seed39", "-seed0", "-seed1"]
+    assert lines[-1].startswith("40 searches: 39 waiting, 1 running; 31 more")
+
+
+def test_a_whole_table_leaves_nothing_out():
+    note = "a long reason that does not fit into one line of a terminal, " * 3
+    names = [f"resnet56--macs=0.5x--seed{n}" for n in range(20)]
+    states = [JobState(SimpleNamespace(name=n), "failed", note=note + n) for n in names]
+    text = "".join("".join(shown(states, live=False)).split())
+    assert all(text.count(name) == 2 for name in names[10:])
+    assert "more" not in text
+
+
+def test_a_warning_while_a_batch_runs_is_one_line(capsys):
+    with _Shown(as_json=False):
+        warnings.warn("the head is away", stacklevel=1)
+    assert capsys.readouterr().err == "warning: the head is away\n"

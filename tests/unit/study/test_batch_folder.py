@@ -70,6 +70,24 @@ def test_states_follow_the_files(folder):
     assert names(folder)[1] == "waiting"
 
 
+def test_a_search_says_what_table_it_waits_for(tmp_path):
+    sweep = {**SWEEP, "out": str(tmp_path / "run"), "budgets": ["latency=0.7x"]}
+    sweep |= {"searchers": ["uniform"], "devices": ["onnxruntime-cpu"], "defaults": {}}
+    folder = BatchFolder.create(validate_sweep(sweep, "sweep.yaml"), tmp_path, "sweep.yaml")
+    (job,) = folder.jobs
+    assert folder.state(job, driven=False).note == ""
+    assert folder.state(job, driven=True).note == "for its latency table"
+    folder.tell(f"table--{job.table}", {"stage": "measuring a latency table"})
+    state = folder.state(job, driven=True)
+    assert (state.state, state.note) == (
+        "waiting",
+        "for its latency table: measuring a latency table",
+    )
+    folder.table(job.table).parent.mkdir(parents=True)
+    folder.table(job.table).touch()
+    assert folder.state(job, driven=True).note == ""
+
+
 def test_opened_again_it_has_the_same_jobs(folder, tmp_path):
     again = BatchFolder.open(folder.path)
     assert (again.sweep, again.base, again.jobs) == (folder.sweep, tmp_path, folder.jobs)
