@@ -91,7 +91,7 @@ class AutoSearcher(EvolveSearcher):
 
     def _first(self, step: int) -> Ints:
         """The seeds, then candidates around the best so far, more and more spread."""
-        if step < len(self._seeds):
+        if step < len(self._seeds) and not self._misses:
             return self._seeds[step]
         if not np.isfinite(self._scores).any():
             return super()._first(step)

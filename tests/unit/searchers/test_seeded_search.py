@@ -31,3 +31,17 @@ def test_greedy_reaches_the_budget_and_beats_the_uniform_candidate(batch):
     assert searcher.oracle.holds(searcher._base[None])[0]
     assert curve[-1] > curve[0] + 0.005
     assert np.isfinite(curve).all()
+
+
+def test_seeds_that_coincide_do_not_end_the_search():
+    """On a device with wide plateaus several profiles are one candidate."""
+    problem = SyntheticProblem.resnet(blocks=2)
+    context = make_context(problem, trials=20)
+
+    def make(context):
+        searcher = AutoSearcher(context)
+        assert len(searcher._seeds) > 1
+        searcher._seeds = [*searcher._seeds[:2], *[searcher._seeds[0]] * 6]
+        return searcher
+
+    assert len(run_search(make, problem, context)) == 20
