@@ -45,7 +45,7 @@ def main() -> int:
             evaluate=digits.evaluate,
             calibration=digits.calibration(256),
             train=digits.train_batches(),
-            searcher="evolve",
+            searcher="auto",
             trials=30,
             recover={"epochs": 4},
             profile={"timeout_s": 30},

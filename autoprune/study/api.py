@@ -52,7 +52,7 @@ def search(
     train: Iterable[Any] | None = None,
     device: str | Profiler | None = "onnxruntime-cpu",
     device_options: Mapping[str, Any] | None = None,
-    searcher: str | type[Searcher] | Searcher = "evolve",
+    searcher: str | type[Searcher] | Searcher = "auto",
     searcher_options: Mapping[str, Any] | None = None,
     confidence: float = 0.8,
     trials: int = 200,

@@ -78,7 +78,7 @@ class SearchConfig(Settings):
     train: Named | None = None
     budget: dict[str, float | str | tuple[float | str, ...]]
     device: Named | None = Named(name="onnxruntime-cpu")
-    searcher: Named = Named(name="evolve")
+    searcher: Named = Named(name="auto")
     confidence: float = Field(default=0.8, ge=0.5, lt=1)
     trials: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
