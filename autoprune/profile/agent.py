@@ -1,13 +1,15 @@
 """Measures networks on a remote device; sent there by `SshProfiler`, read from a pipe and run.
 
-One file that needs Python 3.9, numpy and the runtime, and nothing else of autoprune. It reads
-one JSON request a line from stdin and writes one JSON reply a line to stdout. Networks and inputs
-are kept in a folder by their hash, so that each is sent once. An operation that takes longer than
-its limit ends the process by the operating system's timer, also where the runtime hangs.
+It needs Python 3.9, numpy and the runtime, the few modules that are sent before it
+(`ssh_session.PARTS`), and nothing else of autoprune. It reads one JSON request a line from stdin
+and writes one JSON reply a line to stdout. Networks and inputs are kept in a folder by their hash,
+so that each is sent once. An operation that takes longer than its limit ends the process by the
+operating system's timer, also where the runtime hangs.
 """
 
 from __future__ import annotations
 
+import base64
 import gc
 import hashlib
 import json
@@ -16,99 +18,14 @@ import platform
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from autoprune.profile.agent_runtimes import Failed, OnnxRuntime, OpenVino
+
 #: Of requests and replies; the other side refuses another.
-VERSION = 1
-
-
-class Failed(Exception):
-    """What is told to the other side as an error of this one request."""
-
-
-class OnnxRuntime:
-    """onnxruntime, one execution provider."""
-
-    def __init__(self, provider: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise Failed(f"needs onnxruntime (pip install onnxruntime) there: {error}") from error
-        available = onnxruntime.get_available_providers()
-        names = {p.replace("ExecutionProvider", "").lower(): p for p in available}
-        if provider not in names:
-            raise Failed(
-                f"onnxruntime there has no provider {provider!r}; it has {', '.join(sorted(names))}"
-            )
-        self.ort, self.provider, self.threads = onnxruntime, names[provider], threads
-        self.calling_thread_only = provider == "cpu" and threads == 1
-        self.about = {
-            "runtime": "onnxruntime",
-            "runtime_version": onnxruntime.__version__,
-            "provider": provider,
-            "precision": "fp32",
-        }
-
-    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], Any]:
-        """A function that runs the network once."""
-        options = self.ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        session = self.ort.InferenceSession(model, options, providers=[self.provider])
-        wanted = {i.name for i in session.get_inputs()}
-        if wanted != set(inputs):
-            raise Failed(f"its inputs must be {sorted(wanted)}, got {sorted(inputs)}")
-        binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for output in session.get_outputs():
-            binding.bind_output(output.name)
-
-        def run() -> None:
-            session.run_with_iobinding(binding)
-
-        return run
-
-
-class OpenVino:
-    """OpenVINO on the CPU, in 32 bits."""
-
-    def __init__(self, threads: int) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise Failed(f"needs openvino (pip install openvino) there: {error}") from error
-        self.calling_thread_only = threads == 1
-        self.core, self.tensor = openvino.Core(), openvino.Tensor
-        self.settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        self.about = {
-            "runtime": "openvino",
-            "runtime_version": openvino.__version__.partition("-")[0],
-            "provider": "cpu",
-            "precision": "fp32",
-        }
-
-    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], Any]:
-        """A function that runs the network once."""
-        with open(model, "rb") as file:
-            compiled = self.core.compile_model(
-                self.core.read_model(file.read()), "CPU", self.settings
-            )
-        wanted = {port.get_any_name() for port in compiled.inputs}
-        if wanted != set(inputs):
-            raise Failed(f"its inputs must be {sorted(wanted)}, got {sorted(inputs)}")
-        request = compiled.create_infer_request()
-        for name, array in inputs.items():
-            request.set_tensor(name, self.tensor(array))
-        run: Callable[[], Any] = request.infer
-        return run
+VERSION = 2
 
 
 class Store:
@@ -195,6 +112,7 @@ class Agent:
     def __init__(self, source: BinaryIO) -> None:
         self.source = source
         self.networks: dict[int, Callable[[], Any]] = {}
+        self.profiled: dict[int, Any] = {}
         self.runtime: Any = None
         self.store: Any = None
 
@@ -239,6 +157,7 @@ class Agent:
     def clear(self) -> dict[str, Any]:
         """Forget the networks that are loaded."""
         self.networks.clear()
+        self.profiled.clear()
         gc.collect()
         return {}
 
@@ -250,8 +169,10 @@ class Agent:
         self.store.put(digest, data)
         return {}
 
-    def load(self, number: int, model: str, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Load a network and run it once; or tell which files are missing."""
+    def load(
+        self, number: int, model: str, inputs: Sequence[Mapping[str, Any]], profile: bool
+    ) -> dict[str, Any]:
+        """Load a network to be timed or profiled; or tell which files are missing."""
         missing = [d for d in [model, *[i["sha256"] for i in inputs]] if not self.store.has(d)]
         if missing:
             return {"missing": sorted(set(missing))}
@@ -262,6 +183,10 @@ class Agent:
             flat = numpy.frombuffer(self.store.read(each["sha256"]), dtype=each["dtype"])
             arrays[each["name"]] = flat.reshape(each["shape"]).copy()
         self.store.read(model)  # checks it
+        if profile:
+            profiled = self.runtime.profile(self.store.path(model), arrays)
+            self.profiled[number] = profiled
+            return {"graph": packed(getattr(profiled, "graph", b""))}
         run = self.runtime.load(self.store.path(model), arrays)
         run()
         self.networks[number] = run
@@ -282,6 +207,24 @@ class Agent:
             gc.enable()
         return {"latencies_ms": times}
 
+    def profile(self, number: int, runs: int) -> dict[str, Any]:
+        """Run a network that many times with the runtime's own profile on."""
+        self.profiled[number].run(runs)
+        return {}
+
+    def nodes(self, number: int) -> dict[str, Any]:
+        """A profiled network's nodes, and of each run the microseconds of each."""
+        import numpy
+
+        nodes, times = self.profiled[number].read()
+        table = numpy.array(times, dtype="<u4").reshape(len(times), len(nodes))
+        return {"nodes": nodes, "runs": len(times), "times_us": packed(table.tobytes())}
+
+
+def packed(data: bytes) -> str:
+    """Bytes, compressed, as text."""
+    return base64.b64encode(zlib.compress(data)).decode()
+
 
 def serve() -> None:
     """Answer requests until stdin ends."""
@@ -295,6 +238,8 @@ def serve() -> None:
         "put": agent.put,
         "load": agent.load,
         "run": agent.run,
+        "profile": agent.profile,
+        "nodes": agent.nodes,
     }
 
     def reply(data: Mapping[str, Any]) -> None:
@@ -322,7 +267,3 @@ def serve() -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         reply(answer)
-
-
-if __name__ == "__main__":
-    serve()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 #: What a node is told by which layer it came from, before a network is turned into another
@@ -69,7 +68,7 @@ class FusedLayers:
         return self.table.get(name, ())
 
     @classmethod
-    def of(cls, original: bytes, optimised: Path) -> FusedLayers:
+    def of(cls, original: bytes, optimised: bytes) -> FusedLayers:
         """Compare a graph with what the runtime made of it.
 
         Fusion and layout passes rename nodes but keep the names of most tensors, so a fused node
@@ -78,12 +77,15 @@ class FusedLayers:
 
         Args:
             original: the serialised ONNX model.
-            optimised: the file that the runtime wrote of its optimised graph.
+            optimised: the optimised graph as the runtime wrote it, with or without its weights;
+                b"" where it wrote none: then no node's layers are known.
         """
+        if not optimised:
+            return cls({})
         import onnx
 
         before = onnx.load_from_string(original).graph
-        after = onnx.load(optimised, load_external_data=False).graph
+        after = onnx.load_from_string(optimised).graph
         original_graph = _Graph(before)
         alias: dict[str, str] = {}
         table: dict[str, tuple[str, ...]] = {}

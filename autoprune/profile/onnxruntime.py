@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +16,11 @@ from autoprune.profile import onnxruntime_providers as providers
 from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.measuring import Runner, timed
+from autoprune.profile.node_times import LocalSource
+from autoprune.profile.onnx_layers import FusedLayers
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.onnxruntime_kernels import profile_kernels
+from autoprune.profile.onnxruntime_nodes import ProfiledSession
 from autoprune.profile.onnxruntime_sessions import LEVELS, Sessions
 
 #: What networks can be measured in.
@@ -152,20 +156,11 @@ class OnnxRuntimeProfiler:
         note = self._placement(ready[0], errors)
         measurements = load_and_measure("onnxruntime", self._load, ready, protocol, errors)
         if protocol.kernels and measurements[0].ok:
-            good = [i for i, m in enumerate(measurements) if m.ok]
-            profiled = profile_kernels(
-                self._sessions.options,
-                self._sessions.make,
-                [ready[i] for i in good],
-                [measurements[i].latency_ms for i in good],
+            measurements = profile_kernels(
+                lambda i: LocalSource("onnxruntime", partial(self._profiled, ready[i])),
+                measurements,
                 protocol,
-                optimised_graph=self._sessions.provider in providers.KEEP_GRAPH,
             )
-            for i, kernels in zip(good, profiled, strict=True):
-                if isinstance(kernels, str):
-                    measurements[i] = Measurement(artifacts[i].key, error=kernels)
-                else:
-                    measurements[i] = replace(measurements[i], kernels=kernels)
         if note:
             measurements = [replace(m, notes=(*m.notes, note)) for m in measurements]
         return measurements
@@ -174,6 +169,15 @@ class OnnxRuntimeProfiler:
         _, run = self._sessions.make(artifact, self._sessions.options())
         run()
         return timed(run, cpu_time=self._cpu_time)
+
+    def _profiled(self, artifact: Artifact) -> tuple[ProfiledSession, FusedLayers]:
+        """A session that is profiled, and the layers of its nodes."""
+        session = ProfiledSession(
+            partial(self._sessions.make, artifact),
+            self._sessions.options(),
+            keep_graph=self._sessions.provider in providers.KEEP_GRAPH,
+        )
+        return session, FusedLayers.of(artifact.onnx, session.graph)
 
     def _placement(self, reference: Artifact, errors: dict[int, str]) -> str:
         """Which of the reference's nodes run on the CPU; an error where all do."""

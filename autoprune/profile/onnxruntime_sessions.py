@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
 from autoprune.profile import onnxruntime_providers as providers
-from autoprune.profile.onnxruntime_kernels import nodes_run
+from autoprune.profile.onnxruntime_nodes import ProfiledSession
 
 #: Graph optimisation levels by name → onnxruntime's name of them.
 LEVELS: Mapping[str, str] = {
@@ -97,9 +98,9 @@ class Sessions:
         Raises:
             ProfilerError: all of them do, so that the provider is not measured.
         """
-        placed = providers.node_counts(
-            nodes_run(lambda options: self.make(artifact, options), self.options())
-        )
+        profiled = ProfiledSession(partial(self.make, artifact), self.options(), keep_graph=False)
+        profiled.run()
+        placed = providers.node_counts(profiled.arguments())
         left = placed.get(providers.CPU, [])
         total = sum(map(len, placed.values()))
         if left and len(left) == total:

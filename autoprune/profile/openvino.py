@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from autoprune.core.device import Artifact, DeviceSpec, KernelTime, Measurement, MeasuringProtocol
+from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.chunks import measure_in_chunks, reference_failed
 from autoprune.profile.cpu import cpu
 from autoprune.profile.measuring import measure_interleaved, timed
+from autoprune.profile.node_times import LocalSource
+from autoprune.profile.openvino_kernels import profile_kernels
+from autoprune.profile.openvino_nodes import ProfiledRequest
 
 #: Precision → OpenVINO's name of it, and the capability that a CPU must have for it.
 PRECISIONS: Mapping[str, tuple[str, str]] = {
@@ -18,9 +21,6 @@ PRECISIONS: Mapping[str, tuple[str, str]] = {
     "bf16": ("bf16", "BF16"),
     "fp16": ("f16", "FP16"),
 }
-
-#: Profiled runs of each network, and of the reference beside it.
-PROFILED_RUNS = 12
 
 
 class OpenVinoProfiler:
@@ -118,36 +118,13 @@ class OpenVinoProfiler:
         found |= {i: Measurement(artifacts[i].key, error=why) for i, why in errors.items()}
         measured = [found[i] for i in range(len(artifacts))]
         if protocol.kernels and measured[0].ok:
-            return self._profiled(artifacts, measured)
+            return profile_kernels(
+                lambda i: LocalSource("OpenVINO", partial(self._profiled, artifacts[i])), measured
+            )
         return measured
 
-    def _profiled(
-        self, artifacts: list[Artifact], measured: list[Measurement]
-    ) -> list[Measurement]:
-        """Fill in the kernels, each network in turn with the reference."""
-        reference = _Profile(*self._request(artifacts[0], profile=True))
-        results = list(measured)
-        for index, measurement in enumerate(measured):
-            if not measurement.ok:
-                continue
-            own = reference
-            if index:
-                try:
-                    own = _Profile(*self._request(artifacts[index], profile=True))
-                except Exception as error:  # as above
-                    text = f"OpenVINO can't profile it: {type(error).__name__}: {error}"
-                    results[index] = Measurement(measurement.key, error=text)
-                    continue
-            reference.runs.clear()
-            for _ in range(PROFILED_RUNS):
-                reference.run()
-                if own is not reference:
-                    own.run()
-            total = sum(reference.times().values())
-            results[index] = replace(
-                measurement, kernels=own.kernels(measured[0].latency_ms / total)
-            )
-        return results
+    def _profiled(self, artifact: Artifact) -> tuple[ProfiledRequest, None]:
+        return ProfiledRequest(*self._request(artifact, profile=True)), None
 
     def _request(self, artifact: Artifact, *, profile: bool) -> tuple[Any, Any]:
         """A compiled network, and a request with its inputs set."""
@@ -162,55 +139,3 @@ class OpenVinoProfiler:
         for name, array in artifact.inputs.items():
             request.set_tensor(name, self._ov.Tensor(array))
         return compiled, request
-
-
-class _Profile:
-    """A network that counts the times of its nodes, run by run."""
-
-    def __init__(self, compiled: Any, request: Any) -> None:
-        self._request = request
-        self._nodes = {
-            op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()
-        }
-        self.runs: list[dict[str, float]] = []
-        self._request.infer()
-
-    def run(self) -> None:
-        self._request.infer()
-        self.runs.append(
-            {
-                p.node_name: p.real_time.total_seconds() * 1e3
-                for p in self._request.profiling_info
-                if p.status == p.Status.EXECUTED
-            }
-        )
-
-    def times(self) -> dict[str, float]:
-        """Milliseconds of each node: the median over the runs."""
-        names = list(dict.fromkeys(name for run in self.runs for name in run))
-        rows = [sorted(run.get(name, 0.0) for run in self.runs) for name in names]
-        middle = len(self.runs) // 2
-        return {name: row[middle] for name, row in zip(names, rows, strict=True)}
-
-    def kernels(self, scale: float) -> tuple[KernelTime, ...]:
-        return tuple(self._kernel(name, time * scale) for name, time in self.times().items())
-
-    def _kernel(self, name: str, latency_ms: float) -> KernelTime:
-        op = self._nodes.get(name)
-        if op is None:
-            return KernelTime(name, (), "unknown", latency_ms)
-        about = op.get_rt_info()
-        layers = str(about["originalLayersNames"].value) if "originalLayersNames" in about else ""
-        return KernelTime(
-            name=name,
-            layers=tuple(layer for layer in layers.split(",") if layer),
-            op=str(about["layerType"].value) if "layerType" in about else op.get_type_name(),
-            latency_ms=latency_ms,
-            input_shapes=tuple(_shape(port) for port in op.inputs()),
-            output_shapes=tuple(_shape(port) for port in op.outputs()),
-        )
-
-
-def _shape(port: Any) -> tuple[int, ...]:
-    shape = port.get_partial_shape()
-    return tuple(int(size) for size in shape.to_shape()) if shape.is_static else ()

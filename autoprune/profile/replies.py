@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.measuring import Visit
+from autoprune.profile.node_times import NodeTimes
 
 
 def parse(text: bytes, who: str) -> dict[str, Any]:
@@ -53,6 +58,75 @@ def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
         ):
             raise ProfilerError(f"{what} of {who} must be positive, finite numbers; got {value!r}")
     return Visit(float(min(times)), None if energy is None else float(energy))
+
+
+def node_times(data: Mapping[str, Any], runs: int, who: str) -> NodeTimes:
+    """The nodes of a profiled network and their times: `nodes`, `runs`, and `times_us` packed.
+
+    Raises:
+        ProfilerError: another number of runs or times, or a node without a name.
+    """
+    nodes = data.get("nodes")
+    if not isinstance(nodes, list) or not nodes or not all(map(_is_node, nodes)):
+        raise ProfilerError(
+            f"{who} must tell nodes, each with a name, an op and shapes of whole numbers; "
+            f"got {_short(repr(nodes).encode())}"
+        )
+    if data.get("runs") != runs:
+        raise ProfilerError(f"{who} must tell {runs} profiled runs, got {data.get('runs')!r}")
+    size = 4 * runs * len(nodes)
+    times = unpacked(data, "times_us", size, who)
+    if len(times) != size:
+        raise ProfilerError(
+            f"times_us of {who} must be {runs * len(nodes)} numbers of 4 bytes, "
+            f"got {len(times)} bytes"
+        )
+    table = np.frombuffer(times, dtype="<u4").reshape(runs, len(nodes)).astype(np.float64)
+    if not table.any():
+        raise ProfilerError(f"times_us of {who} must not all be 0")
+    return NodeTimes(nodes, table)
+
+
+def unpacked(data: Mapping[str, Any], name: str, most: int, who: str) -> bytes:
+    """Bytes that were sent compressed, in base64.
+
+    Args:
+        data: the reply.
+        name: which of its fields.
+        most: bytes of it when unpacked.
+        who: replied, for messages.
+
+    Raises:
+        ProfilerError: it is something else, or more than that.
+    """
+    try:
+        unpacker = zlib.decompressobj()
+        found = unpacker.decompress(base64.b64decode(data[name], validate=True), most + 1)
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise ProfilerError(f"{name} of {who} can't be unpacked: {error}") from error
+    if len(found) > most or not unpacker.eof:
+        raise ProfilerError(f"{name} of {who} must be whole, and at most {most} bytes")
+    return found
+
+
+def _is_node(node: object) -> bool:
+    return (
+        isinstance(node, dict)
+        and all(isinstance(node.get(name), str) for name in ("name", "op"))
+        and _is_list(node.get("layers", []), lambda layer: isinstance(layer, str))
+        and all(
+            _is_list(node.get(name, []), lambda shape: _is_list(shape, _is_size))
+            for name in ("input_shapes", "output_shapes")
+        )
+    )
+
+
+def _is_list(value: object, is_item: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_item, value))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def device(data: Mapping[str, Any], who: str) -> DeviceSpec:

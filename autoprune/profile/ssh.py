@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
-
-import numpy as np
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile import replies
+from autoprune.profile import onnxruntime_kernels, openvino_kernels, replies
 from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.measuring import Visit, measure_interleaved
+from autoprune.profile.node_times import Source
+from autoprune.profile.ssh_network import RemoteNetwork
 from autoprune.profile.ssh_session import Lost, Session
+
+T = TypeVar("T")
 
 #: A visit whose connection is lost is tried so many times in all.
 ATTEMPTS = 2
@@ -34,7 +35,7 @@ class SshProfiler:
     The system's ssh is called, so keys, jump hosts, names and known hosts are as the user's
     configuration has them; it is never asked for a password, and a host key that is unknown or
     changed is refused as ssh refuses it. Nothing is installed there and nothing listens on a
-    port: an agent of one file is sent over the connection, checked by its hash, and gone with it.
+    port: a small agent is sent over the connection, checked by its hash, and gone with it.
     It needs Python 3.9, numpy and the runtime. Networks are sent once and kept by their hash.
 
     Rounds and the reference in between are as on this machine (`measure_interleaved`). A
@@ -127,13 +128,22 @@ class SshProfiler:
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
     ) -> list[Measurement]:
-        """Measure networks there; the first is the reference. `protocol.kernels` gives none."""
+        """Measure networks there; the first is the reference.
+
+        With `protocol.kernels`, each is then also profiled there by the runtime itself, the
+        reference again beside it, as by `OnnxRuntimeProfiler` and `OpenVinoProfiler`. Where the
+        connection is lost meanwhile, all of this is done anew, once.
+        """
         link = _Link(self)
 
         def chunk(some: list[Artifact], share: MeasuringProtocol) -> list[Measurement]:
             link.clear()
-            networks = [_Network(link, number, a) for number, a in enumerate(some)]
-            return measure_interleaved([a.key for a in some], networks, share)
+            networks = [RemoteNetwork(number, a) for number, a in enumerate(some)]
+            visited = [_Visited(link, network) for network in networks]
+            measured = measure_interleaved([a.key for a in some], visited, share)
+            if protocol.kernels and measured[0].ok:
+                return link.profile(networks, measured, share)
+            return measured
 
         try:
             return measure_in_chunks(artifacts, protocol, chunk, sessions=self._sessions)
@@ -188,27 +198,56 @@ class _Link:
             self.session.close()
             self.session = None
 
-    def visit(self, network: _Network, runs: int) -> Visit:
+    def visit(self, network: RemoteNetwork, runs: int) -> Visit:
         """Have a network run; tried once more where the connection is lost.
 
         Raises:
             ProfilerError: it can't be run there, or the connection was lost each time.
         """
+
+        def visit(session: Session) -> Visit:
+            if network.number not in self.loaded:
+                network.load(session)
+                self.loaded.add(network.number)
+            reply = session.ask("run", number=network.number, runs=runs)
+            return replies.visit(reply, runs, "the device")
+
+        return self._again(visit, "measured")
+
+    def profile(
+        self,
+        networks: Sequence[RemoteNetwork],
+        measured: Sequence[Measurement],
+        protocol: MeasuringProtocol,
+    ) -> list[Measurement]:
+        """Measurements with their kernels; those that can't be profiled have `error` set."""
+
+        def profile(session: Session) -> list[Measurement]:
+            def load(index: int) -> Source:
+                return networks[index].profiled(session)
+
+            if self._spec is not None and self._spec.runtime == "openvino":
+                return openvino_kernels.profile_kernels(load, measured)
+            return onnxruntime_kernels.profile_kernels(load, measured, protocol)
+
+        try:
+            return self._again(profile, "profiled")
+        except ProfilerError as error:
+            return [Measurement(m.key, error=m.error or str(error)) for m in measured]
+
+    def _again(self, do: Callable[[Session], T], what: str) -> T:
+        """Do it; once more where the connection is lost."""
         problem: Lost | None = None
         for _ in range(ATTEMPTS):
             session = self._connected()
             try:
-                if network.number not in self.loaded:
-                    network.load(session)
-                    self.loaded.add(network.number)
-                reply = session.ask("run", number=network.number, runs=runs)
-                return replies.visit(reply, runs, "the device")
+                return do(session)
             except Lost as error:
                 problem = error
                 self.drop()
         raise ProfilerError(
             f"the connection to {self.profiler.target} was lost {ATTEMPTS} times while this was "
-            f"measured; the last time: {problem}"
+            f"{what}; the last time: {problem}"
         )
 
     def _connected(self) -> Session:
@@ -240,58 +279,15 @@ class _Link:
         return self.session
 
 
-class _Network:
-    """A network, and how it gets to the device."""
+class _Visited:
+    """A network that is timed there."""
 
-    def __init__(self, link: _Link, number: int, artifact: Artifact) -> None:
-        self.number = number
-        self._link = link
-        self._files = {_digest(artifact.onnx): artifact.onnx}
-        self._model = _digest(artifact.onnx)
-        self._inputs: list[dict[str, Any]] = []
-        for name, array in artifact.inputs.items():
-            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            data = little.tobytes()
-            self._files[_digest(data)] = data
-            self._inputs.append(
-                {
-                    "name": name,
-                    "sha256": _digest(data),
-                    "dtype": little.dtype.str,
-                    "shape": list(array.shape),
-                }
-            )
+    def __init__(self, link: _Link, network: RemoteNetwork) -> None:
+        self._link, self._network = link, network
 
     def visit(self, runs: int) -> Visit:
         """Have it run that many times in a row."""
-        return self._link.visit(self, runs)
-
-    def load(self, session: Session) -> None:
-        """Load it there; what is not there yet is sent.
-
-        Raises:
-            ProfilerError: it can't be loaded there, or not kept (the disk is full).
-            Lost: the connection is gone.
-        """
-        request: dict[str, Any] = {
-            "number": self.number,
-            "model": self._model,
-            "inputs": self._inputs,
-        }
-        missing = session.ask("load", **request).get("missing")
-        if not missing:
-            return
-        for digest in missing:
-            data = self._files.get(digest)
-            if data is None:
-                raise Lost(f"the agent asks for {digest!r}, which is no file of this network")
-            session.ask("put", data, digest=digest, size=len(data))
-        if session.ask("load", **request).get("missing"):
-            raise ProfilerError("the device does not keep the files that it is sent")
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+        return self._link.visit(self._network, runs)
 
 
 def _target(address: str) -> tuple[str, list[str]]:

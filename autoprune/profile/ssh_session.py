@@ -23,15 +23,21 @@ GREETING_LINES = 200
 #: The agent gives up on a request this much before the connection does.
 MARGIN_S = 5.0
 
-#: Runs on the device: reads the agent from the pipe, checks its hash, and becomes it.
+#: The modules that are sent, each after those that it imports; the last one is the agent.
+PARTS = ("onnxruntime_nodes", "openvino_nodes", "agent_runtimes", "agent")
+
+#: Runs on the device: reads the modules from the pipe, checks their hashes, and becomes the agent.
 BOOTSTRAP = (
-    "import sys,hashlib\n"
+    "import sys,hashlib,types\n"
     "f=sys.stdin.buffer\n"
-    "n,h=f.readline().split()\n"
-    "s=f.read(int(n))\n"
     "if sys.version_info<(3,9): sys.exit('the agent needs Python 3.9, this is '+sys.version)\n"
-    "if hashlib.sha256(s).hexdigest()!=h.decode(): sys.exit('the agent was damaged on its way')\n"
-    "exec(compile(s,'autoprune-agent','exec'),{'__name__':'__main__'})\n"
+    f"for _ in range({len(PARTS)}):\n"
+    "    p,n,h=f.readline().decode().split()\n"
+    "    s=f.read(int(n))\n"
+    "    if hashlib.sha256(s).hexdigest()!=h: sys.exit('the agent was damaged on its way')\n"
+    "    m=sys.modules[p]=types.ModuleType(p)\n"
+    "    exec(compile(s,p,'exec'),m.__dict__)\n"
+    "m.serve()\n"
 )
 
 
@@ -45,9 +51,9 @@ class Lost(AutopruneError):
 
 
 @cache
-def agent_source() -> bytes:
-    """The agent's file."""
-    return resources.files("autoprune.profile").joinpath("agent.py").read_bytes()
+def source(part: str) -> bytes:
+    """The file of a module in `PARTS`."""
+    return resources.files("autoprune.profile").joinpath(f"{part}.py").read_bytes()
 
 
 class Session:
@@ -70,9 +76,10 @@ class Session:
         self._timeout_s = timeout_s
         self._child = Child([*command, f"{python} -c {shlex.quote(_one_line(BOOTSTRAP))}"])
         try:
-            source = agent_source()
-            self._write(b"%d %s\n" % (len(source), hashlib.sha256(source).hexdigest().encode()))
-            self._write(source)
+            for part in PARTS:
+                code = source(part)
+                digest = hashlib.sha256(code).hexdigest()
+                self._write(f"autoprune.profile.{part} {len(code)} {digest}\n".encode() + code)
             self._greeted()
             #: What the agent tells of the device.
             self.about = self.ask("start", **start)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,44 @@ def test_any_runtime_that_is_there(server):
     found = profiler.measure([conv_artifact("a", 8), conv_artifact("b", 64, size=48)], FEW)
     assert all(m.ok for m in found)
     assert found[1].ratio > 1
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-cpu"])
+def test_kernels_are_those_of_the_profiler_here(server, runtime):
+    pytest.importorskip(runtime.partition("-")[0])
+    protocol = MeasuringProtocol(
+        warmup=1, runs=2, min_rounds=2, max_rounds=2, timeout_s=30, kernels=True
+    )
+    artifacts = [conv_artifact("a", 32, layers=3), conv_artifact("b", 64, layers=3)]
+    there = server.profiler(runtime=runtime).measure(artifacts, protocol)
+    here = make_profiler(runtime).measure(artifacts, protocol)
+    for far, near in zip(there, here, strict=True):
+        assert far.ok
+        assert any(k.layers for k in far.kernels)
+        for field in ("name", "layers", "op", "input_shapes", "output_shapes"):
+            assert [getattr(k, field) for k in far.kernels] == [
+                getattr(k, field) for k in near.kernels
+            ]
+    total = sum(k.latency_ms for k in there[0].kernels)
+    assert total == pytest.approx(there[0].latency_ms)
+    assert sum(k.latency_ms for k in there[1].kernels) > total
+
+
+def test_a_profile_whose_connection_is_cut_is_taken_anew(server, monkeypatch):
+    asked = []
+    real = ssh_session.Session.ask
+
+    def ask(session, do, data=b"", **arguments):
+        if do == "profile":
+            asked.append(arguments["number"])
+            if len(asked) == 4:
+                os.kill(session.pid, signal.SIGKILL)
+        return real(session, do, data, **arguments)
+
+    monkeypatch.setattr(ssh_session.Session, "ask", ask)
+    artifacts = [conv_artifact("a", 8), conv_artifact("b", 16)]
+    found = server.profiler().measure(artifacts, replace(FEW, kernels=True))
+    assert all(m.ok and m.kernels for m in found)
 
 
 def test_a_search_is_measured_there(server, tmp_path):
@@ -223,9 +262,9 @@ def test_a_network_that_always_loses_the_connection_is_an_error_of_its_own(serve
 
 
 def agent_with(monkeypatch, old, new):
-    source = ssh_session.agent_source()
-    assert source.count(old) == 1
-    monkeypatch.setattr(ssh_session, "agent_source", lambda: source.replace(old, new))
+    real = ssh_session.source
+    assert real("agent").count(old) == 1
+    monkeypatch.setattr(ssh_session, "source", lambda part: real(part).replace(old, new))
 
 
 def test_a_run_that_hangs_is_ended_on_the_device_and_recorded(server, monkeypatch):
@@ -257,7 +296,7 @@ def test_a_full_disk_is_an_error_of_that_network(server, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (b"VERSION = 1\n", b"VERSION = 2\n", "the agent there is of version 2"),
+        (b"VERSION = 2\n", b"VERSION = 3\n", "the agent there is of version 3"),
         (b"    agent = Agent(source)\n", b"    print(1 / 0)\n", "ZeroDivisionError"),
         (b'        return {"latencies_ms": times}',
          b'        return {"latencies_ms": [0.0] * runs}',

@@ -13,7 +13,7 @@ from autoprune.graph import trace
 from autoprune.profile import chunks, onnxruntime_providers
 from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
-from autoprune.profile.onnxruntime_kernels import parse_profile
+from autoprune.profile.onnxruntime_nodes import parse_profile
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
 
 

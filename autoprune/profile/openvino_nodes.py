@@ -1,0 +1,64 @@
+"""OpenVINO's own profile of a request, read; here, and on a remote device by the agent.
+
+It is sent there as it is: Python 3.9 and its standard library, and nothing else of autoprune.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ProfiledRequest:
+    """An inference request of a network that was compiled with `PERF_COUNT`.
+
+    Args:
+        compiled: the compiled network.
+        request: of it, with its inputs set; run once here.
+    """
+
+    def __init__(self, compiled: Any, request: Any) -> None:
+        self._request = request
+        self._ops = {
+            op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()
+        }
+        self._runs: list[dict[str, int]] = []
+        request.infer()
+
+    def run(self, runs: int = 1) -> None:
+        """Run it that many times."""
+        for _ in range(runs):
+            self._request.infer()
+            self._runs.append(
+                {
+                    each.node_name: round(each.real_time.total_seconds() * 1e6)
+                    for each in self._request.profiling_info
+                    if each.status == each.Status.EXECUTED
+                }
+            )
+
+    def read(self) -> tuple[list[dict[str, Any]], list[list[int]]]:
+        """Its nodes, and for each run since it was last read the microseconds of each."""
+        runs, self._runs = self._runs, []
+        names = list(dict.fromkeys(name for run in runs for name in run))
+        return [self._node(name) for name in names], [
+            [run.get(name, 0) for name in names] for run in runs
+        ]
+
+    def _node(self, name: str) -> dict[str, Any]:
+        op = self._ops.get(name)
+        if op is None:
+            return {"name": name, "op": "unknown"}
+        about = op.get_rt_info()
+        layers = str(about["originalLayersNames"].value) if "originalLayersNames" in about else ""
+        return {
+            "name": name,
+            "op": str(about["layerType"].value) if "layerType" in about else op.get_type_name(),
+            "layers": [layer for layer in layers.split(",") if layer],
+            "input_shapes": [_shape(port) for port in op.inputs()],
+            "output_shapes": [_shape(port) for port in op.outputs()],
+        }
+
+
+def _shape(port: Any) -> list[int]:
+    shape = port.get_partial_shape()
+    return [int(size) for size in shape.to_shape()] if shape.is_static else []
