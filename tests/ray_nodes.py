@@ -1,6 +1,7 @@
 """Real nodes of a Ray cluster on this machine, each a `ray start` process that can be killed."""
 
 import contextlib
+import importlib.util
 import os
 import secrets
 import signal
@@ -18,6 +19,12 @@ SECRET = secrets.token_hex(32)
 TOKEN = 'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="$TOKEN"'
 
 
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]
+
+
 class Nodes:
     """Nodes in the foreground, so that each ends with its process.
 
@@ -29,11 +36,10 @@ class Nodes:
 
     def __init__(self, folder, token=TOKEN, **more):
         self.folder, self.token = Path(folder), token
-        with socket.socket() as free:
-            free.bind(("", 0))
-            self.port = free.getsockname()[1]
+        self.port, self.client_port = _free_port(), _free_port()
         self.head = socket.gethostbyname(socket.gethostname())
         self.address = f"{self.head}:{self.port}"
+        self.client = f"ray://{self.head}:{self.client_port}"
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -62,6 +68,9 @@ class Nodes:
 
     def start(self, command):
         """Start a node and wait until it says that it runs."""
+        if "--head" in command and importlib.util.find_spec("grpc"):
+            # The usual port may be another cluster's of this machine.
+            command += f" --ray-client-server-port={self.client_port}"
         path = self.folder / f"node{len(self.started)}.log"
         with path.open("w") as log:
             process = self.shell(

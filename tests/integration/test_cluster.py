@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
 from ray_nodes import Nodes
+
+from autoprune.study.batch_config import validate_sweep
+from autoprune.study.batch_folder import BatchFolder
 
 TESTS = Path(__file__).parents[1]
 GUIDE = TESTS.parent / "docs" / "how-to" / "cluster.md"
@@ -80,9 +84,8 @@ device:
     assert result["trials"]["finished"] >= 4
 
 
-def test_a_batch_runs_on_the_nodes(nodes):
-    sweep = {
-        "out": "batch",
+def sweep_of(**more):
+    return {
         "models": [
             {
                 "name": "tiny",
@@ -93,13 +96,44 @@ def test_a_batch_runs_on_the_nodes(nodes):
             }
         ],
         "budgets": ["macs=0.5x"],
-        "searchers": ["uniform", "random"],
         "defaults": {"trials": 2, "device": None},
+        **more,
     }
+
+
+def test_a_batch_runs_on_the_nodes(nodes):
+    sweep = sweep_of(out="batch", searchers=["uniform", "random"])
     (nodes.folder / "sweep.yaml").write_text(json.dumps(sweep))
     command = 'autoprune batch sweep.yaml --ray-address "$HEAD:$PORT" --json'
     out, err = nodes.shell(command).communicate(timeout=300)
     assert json.loads(out or "{}").get("states") == {"held": 2}, err
+
+
+def test_a_batch_is_resumed_at_the_address_that_its_cluster_has_now(nodes):
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))  # bound, not listening
+        before = f"127.0.0.1:{gone.getsockname()[1]}"
+        sweep = sweep_of(out=str(nodes.folder / "moved"), searchers=["uniform"])
+        sweep["jobs"] = {"address": before}
+        BatchFolder.create(validate_sweep(sweep, "sweep.yaml"), nodes.folder, "sweep.yaml")
+        resume = "autoprune batch resume moved --json"
+        lost = nodes.shell(resume)
+        _, err = lost.communicate(timeout=120)
+        assert lost.returncode == 2, err
+        assert f"no Ray cluster answers at {before}" in err
+    moved = nodes.shell(f'{resume} --ray-address "$HEAD:$PORT"')
+    out, err = moved.communicate(timeout=300)
+    assert json.loads(out or "{}").get("states") == {"held": 1}, err
+    assert moved.returncode == 0
+
+
+def test_a_search_evaluates_through_rays_client(nodes):
+    pytest.importorskip("grpc", reason="Ray's client needs pip install 'autoprune[ray-client]'")
+    text = f"{CONFIG}\nbudget: macs=0.5x\ndevice: null\ntrials: 2\nout: client\n"
+    (nodes.folder / "config.yaml").write_text(text)
+    search = f"autoprune search config.yaml --workers 1 --ray-address {nodes.client} --json"
+    out, err = nodes.shell(search).communicate(timeout=300)
+    assert json.loads(out or "{}").get("trials") == {"finished": 2, "failed": 0}, err
 
 
 def test_a_lost_node_costs_only_what_it_was_at(nodes):
