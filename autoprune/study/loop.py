@@ -53,6 +53,7 @@ class Loop:
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.trials: list[Trial] = []
+        self._planned = 0
         self._searcher = searcher
         self._cost_model = cost_model
         self._pool = pool
@@ -87,8 +88,12 @@ class Loop:
     def _rank(self, trial: Trial) -> tuple[float, int]:
         return trial.score(self._objective), -trial.number
 
-    def run(self, total: int) -> bool:
+    def run(self, total: int, planned: int = 0) -> bool:
         """Go on until there are `total` trials.
+
+        Args:
+            total: of trials, those there are included.
+            planned: what people are told, where more are to come than these.
 
         Returns:
             False if the searcher had nothing left to propose before that.
@@ -97,6 +102,7 @@ class Loop:
             EvaluationError: too many evaluations in a row failed.
             RunError: the store can't be written, or holds trials of another search.
         """
+        self._planned = max(total, planned)
         self._fast_forward(total)
         if len(self.trials) < total:
             self._catch_up()
@@ -105,11 +111,11 @@ class Loop:
             if not self._pending:
                 self._progress.message(
                     f"the searcher has nothing left to propose after {len(self.trials)} of "
-                    f"{total} trials"
+                    f"{self._planned} trials"
                 )
                 return False
             for trial in self._collect():
-                self._tell(trial, total)
+                self._tell(trial)
                 # Asked after each, so that workers go on while the others of a batch are told,
                 # and a resumed run goes the same way however many came at once.
                 self._ask(total)
@@ -141,7 +147,7 @@ class Loop:
             self._asked[trial.number] = stored.asked or 0
             self._waiting.append(trial.number)
         self._next = len(self.trials) + len(self._pending)
-        self._progress.trial(self.trials[-1], self.best, len(self.trials), total)
+        self._progress.trial(self.trials[-1], self.best, len(self.trials), self._planned)
 
     def _catch_up(self) -> None:
         """Tell the searcher of what was taken from the store, all at once."""
@@ -263,13 +269,13 @@ class Loop:
         """What is under way, in the order of suggestion."""
         return [trial.candidate for trial in self._pending.values()]
 
-    def _tell(self, trial: Trial, total: int) -> None:
+    def _tell(self, trial: Trial) -> None:
         self._keep(trial)
         with self._phases("update"):
             self._searcher.update([trial], self._candidates())
             if self._checkpoints is not None:
                 self._checkpoints.after(self._searcher, self.trials)
-        self._progress.trial(trial, self.best, len(self.trials), total)
+        self._progress.trial(trial, self.best, len(self.trials), self._planned)
         if self._failures >= self._max_failures:
             raise EvaluationError(
                 f"{self._failures} evaluations in a row failed, so the search stopped "

@@ -261,7 +261,7 @@ class Session:
             return
         if trials - begun >= 8 * config.verify.top:
             # The table's first correction, while most of the search can still use it.
-            self.loop.run(begun + (trials - begun) // 3)
+            self.loop.run(begun + (trials - begun) // 3, planned=trials)
             self._verify(batches=1)
         more = max(config.verify.top, (trials - begun) // 10)
         for _ in range(config.verify.rounds + 1):
