@@ -116,13 +116,15 @@ class Agent:
         self.runtime: Any = None
         self.store: Any = None
 
-    def start(self, runtime: str, threads: int, folder: str, limit: int) -> dict[str, Any]:
+    def start(
+        self, runtime: str, threads: int, options: Mapping[str, str], folder: str, limit: int
+    ) -> dict[str, Any]:
         """Say what runtime to use, and where to keep files; tells the device."""
         name, _, rest = runtime.partition("-")
         if name == "onnxruntime":
-            self.runtime = OnnxRuntime(rest or "cpu", threads)
+            self.runtime = OnnxRuntime(rest or "cpu", threads, **options)
         elif runtime == "openvino-cpu":
-            self.runtime = OpenVino(threads)
+            self.runtime = OpenVino(threads, **options)
         else:
             raise Failed(
                 "runtime must be onnxruntime-cpu, onnxruntime- and another execution provider, or "

@@ -17,9 +17,9 @@ class Failed(Exception):
 
 
 class OnnxRuntime:
-    """onnxruntime, one execution provider."""
+    """onnxruntime, one execution provider, at a level of its graph optimisation."""
 
-    def __init__(self, provider: str, threads: int) -> None:
+    def __init__(self, provider: str, threads: int, level: str) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -31,6 +31,7 @@ class OnnxRuntime:
                 f"onnxruntime there has no provider {provider!r}; it has {', '.join(sorted(names))}"
             )
         self.ort, self.provider, self.threads = onnxruntime, names[provider], threads
+        self.level = getattr(onnxruntime.GraphOptimizationLevel, level)
         self.calling_thread_only = provider == "cpu" and threads == 1
         self.keeps_graph = provider in ("cpu", "cuda")  # the others compile parts of it
         self.about = {
@@ -57,6 +58,7 @@ class OnnxRuntime:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
+        options.graph_optimization_level = self.level
         options.log_severity_level = 4
         return options
 
@@ -81,17 +83,20 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """OpenVINO on the CPU, in 32 bits."""
+    """OpenVINO on the CPU, which must have a capability for the precision."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, precision: str, hint: str, capability: str) -> None:
         try:
             import openvino
         except ImportError as error:
             raise Failed(f"needs openvino (pip install openvino) there: {error}") from error
         self.calling_thread_only = threads == 1
         self.core, self.tensor = openvino.Core(), openvino.Tensor
+        has = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if capability not in has:
+            raise Failed(f"the CPU there can't compute in {precision}; it can in {', '.join(has)}")
         self.settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
@@ -100,7 +105,7 @@ class OpenVino:
             "runtime": "openvino",
             "runtime_version": openvino.__version__.partition("-")[0],
             "provider": "cpu",
-            "precision": "fp32",
+            "precision": precision,
         }
 
     def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], Any]:

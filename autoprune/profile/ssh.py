@@ -6,6 +6,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -18,6 +19,7 @@ from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.measuring import Visit, measure_interleaved
 from autoprune.profile.node_times import Source
 from autoprune.profile.ssh_network import RemoteNetwork
+from autoprune.profile.ssh_options import runtime_options
 from autoprune.profile.ssh_session import Lost, Session
 
 T = TypeVar("T")
@@ -47,6 +49,8 @@ class SshProfiler:
             ssh's configuration.
         runtime: "onnxruntime-cpu", "onnxruntime-" and another execution provider, "openvino-cpu".
         threads: of the runtime, at least 1.
+        precision: what OpenVINO computes in: "fp32", "bf16" or "fp16".
+        graph_optimization: of onnxruntime: "all", "extended", "basic" or "disabled".
         python: the interpreter there.
         ssh: the ssh program, with options where it needs any: "ssh -F myconfig".
         timeout_s: what one request (a few runs of one network) may take.
@@ -67,6 +71,8 @@ class SshProfiler:
         address: str = "",
         runtime: str = "onnxruntime-cpu",
         threads: int = 1,
+        precision: str = "fp32",
+        graph_optimization: str = "all",
         python: str = "python3",
         ssh: str = "ssh",
         timeout_s: float = 60.0,
@@ -104,9 +110,12 @@ class SshProfiler:
         self._timeout_s = timeout_s
         self.reconnect_s = reconnect_s
         self._sessions = sessions
+        changed = graph_optimization != "all"
+        self._settings = {"graph_optimization": graph_optimization} if changed else {}
         self._start = {
             "runtime": runtime,
             "threads": threads,
+            "options": runtime_options(runtime, precision, graph_optimization),
             "folder": FOLDER,
             "limit": cache_mb << 20,
         }
@@ -169,7 +178,7 @@ class SshProfiler:
             "threads": self._start["threads"],
             "details": {**details, **told.get("details", {}), "over": f"ssh to {self.target}"},
         }
-        return replies.device(about, "the device")
+        return replace(replies.device(about, "the device"), settings=self._settings)
 
 
 class _Link:

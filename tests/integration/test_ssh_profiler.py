@@ -131,6 +131,28 @@ def test_kernels_are_those_of_the_profiler_here(server, runtime):
     assert sum(k.latency_ms for k in there[1].kernels) > total
 
 
+def test_what_a_runtime_is_told_is_told_of_the_device(server):
+    told = {"graph_optimization": "basic"}
+    profiler, here = server.profiler(**told), OnnxRuntimeProfiler(**told)
+    assert profiler.device == here.device
+    assert profiler.device != OnnxRuntimeProfiler().device
+    (found,) = profiler.measure([conv_artifact("a", 32)], replace(FEW, kernels=True))
+    # The blocked layout, which reorders its tensors, is made at the highest level only.
+    assert found.kernels
+    assert not any("Reorder" in kernel.op for kernel in found.kernels)
+
+
+def test_a_precision_is_as_here_or_an_error_there(server):
+    openvino = pytest.importorskip("openvino")
+    given = {"runtime": "openvino-cpu", "precision": "bf16"}
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        here = make_profiler("openvino-cpu", precision="bf16").device
+        assert server.profiler(**given).device == here
+    else:
+        with pytest.raises(ProfilerError, match="can't compute in bf16"):
+            server.profiler(**given).device  # noqa: B018
+
+
 def test_a_profile_whose_connection_is_cut_is_taken_anew(server, monkeypatch):
     asked = []
     real = ssh_session.Session.ask
@@ -407,6 +429,12 @@ def test_wrong_addresses_are_refused(address):
     [
         ({"ssh": "no-such-ssh"}, MissingDependencyError, "openssh-client"),
         ({"threads": 0}, ProfilerError, "threads must be an integer of at least 1, got 0"),
+        ({"precision": "bf16"}, ProfilerError, "precision must be one of fp32 with onnxruntime"),
+        (
+            {"runtime": "openvino-cpu", "graph_optimization": "basic"},
+            ProfilerError,
+            "graph_optimization must be one of all with openvino-cpu",
+        ),
         ({"timeout_s": 0}, ProfilerError, "timeout_s must be at least 1"),
         ({"reconnect_s": -1}, ProfilerError, "reconnect_s must be at least 0"),
     ],
