@@ -1,6 +1,6 @@
 """Faults, and what they cost: evaluations counted before and after each.
 
-    python benchmarks/faults.py [--rounds 20] [--only worker hang]
+    python benchmarks/faults.py [--rounds 20] [--minutes 30] [--only worker hang]
 
 Every fault happens to real processes. An evaluation writes a line when it begins and one when it
 ends, so nothing that the pool says of itself is believed. A round passes if the search ended by
@@ -40,13 +40,14 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+from bench import KILLED_AT, Log
 from driver_overhead import UNITS, make_loop
 from postgres_server import NotInstalledError, running_server
 from ray_nodes import HEAD, NODE, Nodes
 from struck import TRIALS, Struck, search, wrong
 
 from autoprune.core.candidate import Candidate
-from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
+from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import RunError
 from autoprune.evaluate import LocalPool, Outcome
 from autoprune.evaluate.ray import RayPool
@@ -220,37 +221,16 @@ def drive(folder: Path, address: str) -> None:
         search(folder, pool)
 
 
-class Bench:
-    """A device that measures nothing; its node is killed at its third measurement, once."""
-
-    def __init__(self, folder: str) -> None:
-        self.work = Struck(Path(folder), "node")
-
-    @property
-    def device(self) -> DeviceSpec:
-        return DeviceSpec("bench", "none", "1")
-
-    def measure(self, artifacts: list[Artifact], protocol: MeasuringProtocol) -> list[Measurement]:
-        key = artifacts[0].key
-        self.work.note(f"begin {key}")
-        if key == "3" and self.work.first():
-            self.work.strike()
-        self.work.note(f"end {key}")
-        return []
-
-
 def device(folder: Path) -> str | None:
     back = when(folder / "struck", lambda: NODES[0].start(f"{NODE} {DEVICE}"), after_s=1.0)
-    profiler = RayProfiler(
-        "device:bench", "faults:Bench", {"folder": str(folder)}, NODES[0].address
-    )
-    for key in range(1, 6):
-        profiler.measure([Artifact(str(key), b"", {})], MeasuringProtocol())
+    profiler = RayProfiler("device:bench", "bench:Bench", {"folder": str(folder)}, NODES[0].address)
+    for key in "123":
+        profiler.measure([Artifact(key, b"", {})], MeasuringProtocol())
     profiler.close()
     back.join(120)
-    lines = Struck(folder).lines()
-    expected = [f"{word} {key}" for key in range(1, 6) for word in ("begin", "end")]
-    expected.insert(4, "begin 3")
+    lines = Log(folder).lines()
+    expected = [f"{word} {key}" for key in "123" for word in ("begin", "end")]
+    expected.insert(expected.index(f"begin {KILLED_AT}"), f"begin {KILLED_AT}")
     return None if lines == expected else f"it measured {lines}"
 
 
@@ -278,6 +258,9 @@ FAULTS: dict[str, Fault] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="for a fault: begin no round after that"
+    )
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -288,21 +271,23 @@ def main() -> int:
         return 0
     failed = 0
     for name in given.only:
-        passed, begin = 0, time.perf_counter()
+        passed, done, begin = 0, 0, time.perf_counter()
         try:
             with FAULTS[name].around():
                 for number in range(given.rounds):
+                    if number > 0 and time.perf_counter() - begin > 60 * given.minutes:
+                        break
                     with tempfile.TemporaryDirectory() as folder:
                         problem = FAULTS[name].once(Path(folder))
-                    passed += problem is None
+                    passed, done = passed + (problem is None), done + 1
                     if problem is not None:
                         print(f"{name}, round {number}: {problem}", flush=True)
         except NotInstalledError as error:
             print(f"{name:8} left out: {error}")
             continue
-        failed += given.rounds - passed
-        seconds = (time.perf_counter() - begin) / given.rounds
-        print(f"{name:8} {passed}/{given.rounds} survived, {seconds:.1f} s each", flush=True)
+        failed += done - passed
+        seconds = (time.perf_counter() - begin) / done
+        print(f"{name:8} {passed}/{done} survived, {seconds:.1f} s each", flush=True)
     return min(failed, 1)
 
 

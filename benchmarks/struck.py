@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import Log, kill_node
 from driver_overhead import PROBLEM, UNITS, make_loop
 
 from autoprune.core.candidate import Candidate
@@ -21,7 +22,7 @@ GREED = 3 << 30
 
 
 @dataclass
-class Struck:
+class Struck(Log):
     """Evaluations of the synthetic problem, one of which a fault strikes, once.
 
     Attributes:
@@ -31,7 +32,6 @@ class Struck:
         pid: of the process that is killed, by some faults.
     """
 
-    folder: Path
     fault: str = "none"
     at: int = 6
     pid: int = 0
@@ -58,27 +58,12 @@ class Struck:
                 greedy[:: os.sysconf("SC_PAGE_SIZE")]
             )
         elif self.fault == "node":
-            os.kill(os.getppid(), signal.SIGKILL)
+            kill_node()
         elif self.fault == "driver":
             os.kill(self.pid, signal.SIGKILL)
         elif self.fault == "head":
             os.killpg(self.pid, signal.SIGKILL)
         time.sleep(3600)
-
-    def first(self) -> bool:
-        try:
-            (self.folder / "struck").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
-
-    def note(self, line: str) -> None:
-        with (self.folder / "log").open("a") as file:
-            file.write(line + "\n")
-
-    def lines(self) -> list[str]:
-        path = self.folder / "log"
-        return path.read_text().splitlines() if path.exists() else []
 
 
 def search(folder: Path, pool: EvaluatorPool, storage: Path | str | None = None) -> list[bool]:
