@@ -122,5 +122,3 @@ def test_parents_of_a_tighter_budget_are_not_those_of_a_looser_one():
             searcher.update([trial])
             own.append(trial.score())
         assert np.mean(own[-8:]) > np.mean(own[:8]), name
-
-
