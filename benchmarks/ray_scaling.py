@@ -1,13 +1,13 @@
 """What Ray workers bring, and how busy a driver keeps many of them.
 
-    python benchmarks/ray_scaling.py [--evaluations 12] [--rounds 4]        # ResNet-56, CIFAR-10
+    python benchmarks/ray_scaling.py [--seconds 150] [--images 1000]        # ResNet-56, CIFAR-10
     python benchmarks/ray_scaling.py --slots 200 --sleep 1 --each 40        # simulated
 
 The first needs `$AUTOPRUNE_SHARED_DATA`: evaluations a second with one worker and with two, one
-thread each, in rounds that alternate. Other work on the machine takes cores from two workers more
-than from one, so besides the median the best pair of neighbouring rounds is told, and evaluations
-per second of CPU time, which others can't take away: what two workers lose there, they lose to each
-other (caches, memory, the clock's frequency).
+thread each, in short rounds that alternate until the time is up. Other work on the machine takes
+cores from two workers more than from one, so besides the median the best pair of neighbouring
+rounds is told, and evaluations per second of CPU time, which others can't take away: what two
+workers lose there, they lose to each other (caches, memory, the clock's frequency).
 
 The second sends evaluations that only sleep through the whole loop: searcher, cost model, store,
 Ray. The driver's code is the real one, with a handle and a task for each slot; but 200 processes
@@ -18,6 +18,7 @@ is what was slept of what could have been, from the first candidate to the last 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -96,10 +97,11 @@ def one_round(pool: RayPool, candidates: list[Candidate]) -> Round:
     return Round(count / (time.perf_counter() - begin), count / cpu_s, driver / count)
 
 
-def resnet56(evaluations: int, rounds: int) -> None:
+def resnet56(evaluations: int, seconds: float, images: int) -> None:
     from autoprune.graph import trace
 
-    config = read_config(CONFIG)
+    evaluate = {"name": "examples.cifar10:evaluate", "options": {"subset": images}}
+    config = read_config(CONFIG, options={"evaluate": evaluate})
     task = task_from_config(config, CONFIG.parent)
     network = trace(task.model, task.example_inputs)
     candidates = [
@@ -114,11 +116,16 @@ def resnet56(evaluations: int, rounds: int) -> None:
     )
     source = Counted(EvaluatorSource.of(task, evaluator, threads=1))
     found: dict[int, list[Round]] = {1: [], 2: []}
+    # Ray gives its workers 15, and then other work takes the cores.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with connected(cpus=3), RayPool(source, 1) as one, RayPool(source, 2) as two:
         pools = {1: one, 2: two}
         for pool, warm in ((one, 1), (two, 4)):
             one_round(pool, candidates[:warm])
-        for number in range(rounds):
+        until = time.monotonic() + seconds
+        for number in itertools.count():
+            if number > 0 and time.monotonic() > until:
+                break
             # One, two, two, one: each is beside the other, and drift counts for both.
             for workers in (1, 2) if number % 2 == 0 else (2, 1):
                 found[workers].append(one_round(pools[workers], candidates))
@@ -135,7 +142,7 @@ def resnet56(evaluations: int, rounds: int) -> None:
     best = max(b.rate / a.rate for a, b in zip(found[1], found[2], strict=True))
     print(
         f"ResNet-56: {rate[1]:.2f} evaluations a second with one worker, {rate[2]:.2f} with two: "
-        f"median {rate[2] / rate[1]:.2f}x, best pair of rounds {best:.2f}x\n"
+        f"median {rate[2] / rate[1]:.2f}x, best of {len(found[1])} pairs of rounds {best:.2f}x\n"
         f"for each second of CPU time: {cpu[1]:.2f} with one, {cpu[2]:.2f} with two: two cores of "
         f"their own would give {2 * cpu[2] / cpu[1]:.2f}x; the driver takes {1e3 * driver:.1f} ms "
         "of CPU time for each"
@@ -205,8 +212,9 @@ def busy(slots: int, sleep: float, each: int, searcher: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--evaluations", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--evaluations", type=int, default=4, help="in a round")
+    parser.add_argument("--seconds", type=float, default=150, help="begin no round after that")
+    parser.add_argument("--images", type=int, default=1000, help="of `val`, in an evaluation")
     parser.add_argument("--slots", type=int, default=0)
     parser.add_argument("--sleep", type=float, default=1.0)
     parser.add_argument("--each", type=int, default=40)
@@ -215,7 +223,7 @@ def main() -> None:
     if given.slots:
         busy(given.slots, given.sleep, given.each, given.searcher)
     else:
-        resnet56(given.evaluations, given.rounds)
+        resnet56(given.evaluations, given.seconds, given.images)
 
 
 if __name__ == "__main__":
