@@ -228,10 +228,21 @@ def commands():
                     yield pytest.param(line, id=f"{name_of(page)}: {line[:60]}")
 
 
+def leaves(command, name=""):
+    """Name ("table check") → command, without the groups of commands."""
+    if not hasattr(command, "commands"):
+        return {name: command}
+    below = command.commands.items()
+    return {k: c for part, inner in below for k, c in leaves(inner, f"{name} {part}").items()}
+
+
 @pytest.mark.parametrize("line", list(commands()))
 def test_commands_and_their_options_exist(line):
     words = shlex.split(line, comments=True)[1:]
-    command = typer.main.get_command(app).commands[words[0]]
+    command = typer.main.get_command(app)
+    for word in words:
+        if hasattr(command, "commands"):
+            command = command.commands[word]
     flags = {flag for option in command.params for flag in option.opts}
     keys = {*settings(SearchConfig), *SearchConfig.model_fields}
     for word, after in pairwise([*words, ""]):
@@ -248,10 +259,10 @@ def test_every_command_is_documented_with_its_options():
     for name, command in typer.main.get_command(app).commands.items():
         section = text.partition(f"\n## autoprune {name}\n")[2].partition("\n## ")[0]
         assert section, f"no section on autoprune {name}"
-        for option in command.params:
-            for flag in option.opts:
+        for inner, leaf in leaves(command, name).items():
+            for flag in (flag for option in leaf.params for flag in option.opts):
                 if flag.startswith("--") and flag != "--help":
-                    assert f"`{flag}" in section, f"autoprune {name}: {flag} is not documented"
+                    assert f"`{flag}" in section, f"autoprune {inner}: {flag} is not documented"
 
 
 def test_result_json_is_documented_field_by_field(tmp_path):
@@ -300,6 +311,7 @@ OPEN = {
     "seconds": "PHASE",
     "versions": "PACKAGE",
     "searcher.options": "OPTION",
+    "device.settings": "SETTING",
     "device.details": "DETAIL",
 }
 

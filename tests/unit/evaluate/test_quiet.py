@@ -51,16 +51,18 @@ def test_a_measurement_waits_for_evaluations_and_holds_back_the_next():
 
 
 def test_an_evaluation_inside_another_does_not_wait_for_the_measurement_that_waits_for_it():
-    inner, done = threading.Event(), threading.Event()
+    outer, inner, done = threading.Event(), threading.Event(), threading.Event()
 
     def body():
         with evaluating():
+            outer.set()
             inner.wait(30)
             with evaluating():
                 done.set()
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
+    assert outer.wait(10)
     measurement = begins(measuring)
     assert not measurement[0].wait(0.3)
     inner.set()
