@@ -291,7 +291,7 @@ def test_result_json_is_documented_field_by_field(tmp_path):
     assert said == fields(data)
     written = {path.name for path in (tmp_path / "run").iterdir() if not path.name.startswith(".")}
     named = set(re.findall(r"^\| `([\w.]+)` \|", text.partition("## result.json")[0], re.MULTILINE))
-    assert written - {"journal.log.lock"} == named - {"trials.png"}
+    assert written - {"journal.log.lock"} == named - {"trials.png", "racing.json"}
 
 
 #: Mappings whose keys are the user's (metrics, groups, ...): their path, and what the page writes.
