@@ -202,14 +202,16 @@ def picture(runs: Sequence[dict[str, Any]], trials: int, title: str, path: Path)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=8, ncols=2, loc="lower right", frameon=False)
-    figure.suptitle(title, fontsize=11)
+    done = sum(run["searcher"] == names[-1] for run in runs)
+    figure.suptitle(f"{title}, {done} seed{'s' * (done > 1)}", fontsize=11)
     figure.savefig(path)
 
 
 def table(runs: Sequence[dict[str, Any]], trials: int, title: str) -> Table:
     """One line for each searcher, the best first."""
     at = sorted({1, 10, 20, 50, 100, 200, trials} & set(range(1, trials + 1)))
-    result = Table(title=title)
+    seeds = len({run["seed"] for run in runs})
+    result = Table(title=f"{title}, {seeds} seed{'s' * (seeds > 1)}")
     for heading in ("searcher", *(f"after {n}" for n in at), "worst seed", "own s / trial"):
         result.add_column(heading, justify="left" if heading == "searcher" else "right")
     rows = []
@@ -244,8 +246,7 @@ def main() -> None:
     )
     accuracy = 100 * problem.dense_metrics["accuracy"]
     title = (
-        f"{options.network} at {options.macs:g} x MACs, before fine-tuning, {options.seeds} seeds "
-        f"(dense {accuracy:.2f} %)"
+        f"{options.network} at {options.macs:g} x MACs, before fine-tuning (dense {accuracy:.2f} %)"
     )
     runs = []
     for seed in range(options.seeds):
