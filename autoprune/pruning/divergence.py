@@ -153,5 +153,5 @@ def _curve(points: Mapping[int, float], lost: npt.NDArray[np.float64]) -> npt.ND
     if at[-1] > 0:
         amplitude[beyond] = measured[-1] * lost[beyond] / at[-1] ** 2
     curve: npt.NDArray[np.float64] = amplitude**2
-    curve[len(curve) - 1 :] = 0.0
+    curve[-1] = 0.0
     return curve

@@ -80,12 +80,14 @@ class AutoSearcher(EvolveSearcher):
 
     def _known_seeds(self, given: Mapping[str, Floats] | None) -> list[Ints]:
         """What is known before anything was evaluated, the most promising first."""
-        shapes = exponents(self.space)[: 1 if given else None]
-        profiles = (profile_levels(self.oracle, exponent) for _, exponent in shapes)
         solved: list[Ints] = []
-        for power in POWERS if given else ():
-            losses = {group: known**power for group, known in (given or {}).items()}
-            solved += best_by(self.oracle, losses, avoid=solved)
+        shapes = exponents(self.space)
+        if given:
+            shapes = shapes[:1]  # uniform, which anything must beat
+            for power in POWERS:
+                losses = {group: known**power for group, known in given.items()}
+                solved += best_by(self.oracle, losses, avoid=solved)
+        profiles = (profile_levels(self.oracle, exponent) for _, exponent in shapes)
         known = [levels for levels in profiles if levels is not None]
         return [*solved, *(k for k in known if not any((k == s).all() for s in solved))]
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Floats
@@ -14,11 +13,10 @@ from autoprune.core.errors import ConfigError
 from autoprune.core.trial import Trial
 from autoprune.core.workload import Ints
 from autoprune.searchers.base import SearchContext
+from autoprune.searchers.mutation import Bools, mutated, reach
 from autoprune.searchers.proposing import ProposingSearcher
 from autoprune.searchers.random import latin_hypercube
 from autoprune.searchers.surrogate import Surrogate
-
-Bools = npt.NDArray[np.bool_]
 
 #: Trials that the surrogate is fitted to at most: half of them the best, half the latest.
 HISTORY = 400
@@ -120,17 +118,10 @@ class EvolveSearcher(ProposingSearcher):
         free = self.space.free
         if not len(free):
             return parents
-        progress = len(self._scores) / max(self.context.trials or 100, 1)
-        reach = max(1.0, 4.0 * (1.0 - progress)) * 2.0 ** min(self._misses / 4, 4)
         weights = 0.5 ** np.arange(len(parents))
         rows = parents[self.rng.choice(len(parents), size=count, p=weights / weights.sum())]
-        rate = np.minimum(1.0, self.rng.choice([2.0, 4.0, 8.0], size=(count, 1)) / len(free))
-        touched = self.rng.random((count, len(free))) < rate
-        touched[np.arange(count), self.rng.integers(len(free), size=count)] = True
-        steps = np.rint(reach * self.rng.standard_normal((count, len(free)))).astype(np.int64)
-        steps = np.where(steps == 0, self.rng.choice([-1, 1], size=steps.shape), steps)
-        rows[:, free] += np.where(touched, steps, 0)
-        rows = np.clip(rows, 0, self.space.counts - 1)
+        far = reach(len(self._scores), self.context.trials, self._misses)
+        rows, touched = mutated(self.space, rows, self.rng, reach=far, changes=(2.0, 4.0, 8.0))
         return self._repair(rows, touched)
 
     def _repair(self, rows: Ints, touched: Bools) -> Ints:

@@ -17,6 +17,7 @@ from autoprune.core.workload import Ints
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.front_model import FrontModel
 from autoprune.searchers.losses import LossFitter
+from autoprune.searchers.mutation import mutated, reach
 from autoprune.searchers.proposing import ProposingSearcher
 from autoprune.searchers.random import latin_hypercube
 from autoprune.space.profiles import exponents
@@ -171,16 +172,8 @@ class EvolveFrontSearcher(ProposingSearcher):
         others = parents[self.rng.integers(len(parents), size=len(crossed))]
         taken = self.rng.random(others.shape) < 0.5
         rows[crossed] = np.where(taken, others, rows[crossed])
-        progress = len(self._trials) / max(self.context.trials or 100, 1)
-        reach = max(1.0, 4.0 * (1.0 - progress)) * 2.0 ** min(self._misses / 4, 4)
-        shape = (count, len(free))
-        rate = np.minimum(1.0, self.rng.choice([1.0, 2.0, 4.0, 8.0], (count, 1)) / len(free))
-        touched = self.rng.random(shape) < rate
-        touched[np.arange(count), self.rng.integers(len(free), size=count)] = True
-        steps = np.rint(reach * self.rng.standard_normal(shape)).astype(np.int64)
-        steps = np.where(steps == 0, self.rng.choice([-1, 1], size=shape), steps)
-        rows[:, free] += np.where(touched, steps, 0)
-        rows = np.clip(rows, 0, self.space.counts - 1)
+        far = reach(len(self._trials), self.context.trials, self._misses)
+        rows, _ = mutated(self.space, rows, self.rng, reach=far, changes=(1.0, 2.0, 4.0, 8.0))
         # A third of them move along the front as well: all groups narrower, or all wider.
         along = np.flatnonzero(self.rng.random(count) < 1 / 3)
         scale = np.exp(self.rng.normal(0.0, 0.15, (len(along), 1)))
