@@ -1,8 +1,9 @@
-"""Predicted against measured latency on onnxruntime CPU, one thread, for several architectures.
+"""Predicted against measured latency on one thread of a CPU, for several architectures.
 
     python benchmarks/latency_error.py [NETWORK ...] [--held-out 50] [--edges] [--save FOLDER]
     python benchmarks/latency_error.py resnet56 --table TABLE      # do not build, use this table
     python benchmarks/latency_error.py resnet20 --reuse TABLE      # take its kernel times over
+    python benchmarks/latency_error.py resnet56 --device openvino-cpu
 
 For each network a latency table is built; then candidates it has never seen are measured beside
 the dense network, and the error of their predicted latency ratios is printed beside the noise:
@@ -28,7 +29,7 @@ from autoprune.cost.cover import covering
 from autoprune.cost.records import usable
 from autoprune.cost.table import LatencyTable
 from autoprune.graph import trace
-from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
+from autoprune.profile.registry import make_profiler
 from autoprune.pruning.selection import select
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.settings import VerifySettings
@@ -46,7 +47,7 @@ def run(name: str, args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     network = trace(make().eval(), (torch.zeros(batch, 3, 32, 32),))
     graph = network.kernels
-    profiler = OnnxRuntimeProfiler(threads=1)
+    profiler = make_profiler(args.device)
     device = DeviceMeasure(
         network, profiler, lambda c: select(network, c), VerifySettings(), args.seed
     )
@@ -103,6 +104,7 @@ def run(name: str, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--device", default="onnxruntime-cpu?threads=1")
     parser.add_argument("--batch", type=int, help="instead of the network's own")
     parser.add_argument("--candidates", type=int, default=48, help="at most, for the table")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds, for the table")
