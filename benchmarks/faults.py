@@ -11,7 +11,7 @@ twice, and no more began again than were under way when the fault struck.
 |---|---|
 | worker | SIGKILL to a worker in the middle of an evaluation |
 | hang | a worker hangs until the time limit |
-| memory | a worker takes more memory than there is; Ray's monitor ends it |
+| memory | a worker takes more memory than there is; Ray's monitor ends it, or all that run |
 | disk | the journal can't grow any more, then there is space again |
 | database | PostgreSQL goes down without saying goodbye, and is started again |
 | node | SIGKILL to a node in the middle of an evaluation; another one joins |
@@ -70,7 +70,8 @@ def on_workers(fault: str) -> Callable[[Path], str | None]:
         timeout_s = 3.0 if fault == "hang" else None
         with RayPool(Struck(folder, fault), WORKERS, timeout_s=timeout_s) as pool:
             search(folder, pool)
-        return wrong(folder, again=1)
+        # Ray chooses whom it ends for memory: the newest first, more than one if that frees more.
+        return wrong(folder, again=WORKERS if fault == "memory" else 1)
 
     return one
 
