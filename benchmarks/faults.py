@@ -56,8 +56,8 @@ from autoprune.evaluate.ray_device import RayProfiler
 from autoprune.study.store import Store
 
 WORKERS = 2
-#: Bytes that a worker may take before Ray's monitor ends it.
-SPARE = 1 << 30
+#: Bytes that all workers together may take before Ray's monitor ends some.
+SPARE = 3 << 30
 CPU = "--num-cpus=1"
 DEVICE = "--num-cpus=0 --resources='{\"device:bench\": 1}'"
 
@@ -96,6 +96,12 @@ def little_memory() -> Iterator[None]:
     finally:
         for name in ("usage_threshold", "monitor_refresh_ms"):
             del os.environ[f"RAY_memory_{name}"]
+
+
+def memory(folder: Path) -> str | None:
+    """With a Ray of its own each time: what is free changes with what else runs here."""
+    with little_memory():
+        return on_workers("memory")(folder)
 
 
 # -- faults of what is stored ------------------------------------------------------------------
@@ -246,7 +252,7 @@ class Fault:
 FAULTS: dict[str, Fault] = {
     "worker": Fault(on_workers("worker"), here),
     "hang": Fault(on_workers("hang"), here),
-    "memory": Fault(on_workers("memory"), little_memory),
+    "memory": Fault(memory, contextlib.nullcontext),
     "disk": Fault(disk, contextlib.nullcontext),
     "database": Fault(database, postgres),
     "node": Fault(node, lambda: cluster("--num-cpus=0", CPU, CPU)),

@@ -18,7 +18,7 @@ from autoprune.study.store import Store
 
 TRIALS = 16
 #: Bytes that a greedy evaluation takes.
-GREED = 3 << 30
+GREED = 6 << 30
 
 
 @dataclass

@@ -23,6 +23,9 @@ STARTS = 3
 #: Seconds after which a waiting driver looks whether the cluster is there, and after which lost
 #: workers are replaced.
 LOOK_S, SETTLE_S = 5.0, 0.5
+#: The latter grows by this when as many died as there are, before they were ready: what they lack
+#: (memory that others hold for a moment) may be there again a little later.
+PATIENCE = 4.0
 
 
 @dataclass
@@ -109,7 +112,7 @@ class RayPool(EvaluatorPool):
         self._running: dict[Any, _Running] = {}
         self._entering: dict[Any, _Running] = {}
         self._lost_workers: list[Any] = []
-        self._lost_at = -math.inf
+        self._replaced_at = math.inf
         self._failed_starts = 0
         with ExitStack() as stack:
             cpus = None if address is not None else self._own_cpus()
@@ -194,7 +197,7 @@ class RayPool(EvaluatorPool):
             deadline = min((r.deadline for r in self._running.values()), default=math.inf)
             left = min(max(deadline - time.monotonic(), 0.0), left)
         if self._lost_workers:
-            left = min(left, SETTLE_S)
+            left = min(left, max(self._replaced_at - time.monotonic(), 0.0))
         refs = [*self._running, *self._starting, *self._entering]
         try:
             ready: list[Any] = []
@@ -211,7 +214,7 @@ class RayPool(EvaluatorPool):
             self._end_late()
             if self._cluster.away():
                 self._rejoin()
-            if self._lost_workers and time.monotonic() - self._lost_at >= SETTLE_S:
+            if self._lost_workers and time.monotonic() >= self._replaced_at:
                 self._replace_workers()
             if not self._running and not self._idle:
                 self._cluster.await_room(self._resources)
@@ -229,7 +232,8 @@ class RayPool(EvaluatorPool):
     def _replace(self, actor: Any) -> None:
         """Have a worker replaced, in a moment."""
         if not self._lost_workers:
-            self._lost_at = time.monotonic()
+            delay_s = SETTLE_S * PATIENCE ** (self._failed_starts / self._workers)
+            self._replaced_at = time.monotonic() + delay_s
         self._lost_workers.append(actor)
 
     def _replace_workers(self) -> None:
