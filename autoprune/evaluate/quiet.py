@@ -1,22 +1,29 @@
-"""Evaluations and measurements of one machine, kept apart.
+"""Computing and measuring of one machine, kept apart.
 
-A latency measured beside a busy core is not the device's. So whoever evaluates holds a shared
-lock of the machine for as long as one evaluation takes, and whoever measures holds it alone. The
-locks are the operating system's: they end with their process, however that ends.
+A latency measured beside a busy core is not the device's. So whatever computes (an evaluation, a
+step of fine-tuning, the refitting of a winner) holds a shared lock of the machine for as long as
+it takes, and whatever measures holds it alone, be it in one process or in several. The locks are
+the operating system's: they end with their process, however that ends. Where there are none
+(Windows), nothing waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from autoprune.core.errors import RunError
 
-#: What the calling thread holds.
+#: Seconds after which somebody who waits says so.
+TOLD_S = 20.0
+
+#: What the calling thread holds: `measuring`, or the handle of its shared lock as `evaluating`.
 _held = threading.local()
 
 
@@ -29,47 +36,83 @@ def lock_folder() -> Path:
 
 @contextlib.contextmanager
 def evaluating() -> Iterator[None]:
-    """Evaluate beside others, but not while a measurement runs or waits to run.
+    """Compute beside others, but not while a measurement runs or waits to run.
 
-    A block inside another one of the same thread is a part of it.
+    A block inside another one of the same thread, or inside a measurement, is a part of it.
 
     Raises:
         RunError: the locks can't be used.
     """
-    if getattr(_held, "evaluating", False):
+    if _measures() or _shared() is not None:
         yield
         return
-    with _locked("gate", alone=False):
-        # Passed at once, unless a measurement stands in the gate: then it goes first.
-        pass
-    with _locked("machine", alone=False):
-        _held.evaluating = True
+    _pass_gate()
+    with _locked("machine", alone=False) as handle:
+        _held.evaluating = handle
         try:
             yield
         finally:
-            _held.evaluating = False
+            _held.evaluating = None
 
 
 @contextlib.contextmanager
 def measuring() -> Iterator[None]:
-    """Measure with no evaluation beside; waits for those that run, and holds back the next ones.
+    """Measure with nothing computed beside; waits for what runs, and holds back what is next.
+
+    A block inside another one of the same thread is a part of it. Inside `evaluating`, the thread
+    gives its share back meanwhile: it would wait for itself.
 
     Raises:
         RunError: the locks can't be used.
     """
-    with _locked("gate", alone=True), _locked("machine", alone=True):
+    if _measures():
         yield
+        return
+    shared = _shared()
+    if shared is not None:
+        _unlock(shared)
+    try:
+        with _locked("gate", alone=True), _locked("machine", alone=True):
+            _held.measuring = True
+            try:
+                yield
+            finally:
+                _held.measuring = False
+    finally:
+        if shared is not None:
+            _pass_gate()
+            _lock("machine", shared, alone=False)
 
 
 @contextlib.contextmanager
-def _locked(name: str, *, alone: bool) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError as error:
-        raise RunError(
-            "keeping measurements and evaluations apart needs a POSIX system; on this one, "
-            "evaluate in one process (no workers)"
-        ) from error
+def using(device: str) -> Iterator[None]:
+    """Measure on a device that is no part of this machine: by one at a time, beside all else.
+
+    Raises:
+        RunError: the locks can't be used.
+    """
+    name = hashlib.sha256(device.encode()).hexdigest()[:16]
+    with _locked(f"device-{name}", alone=True):
+        yield
+
+
+def _measures() -> bool:
+    return getattr(_held, "measuring", False)
+
+
+def _shared() -> int | None:
+    handle: int | None = getattr(_held, "evaluating", None)
+    return handle
+
+
+def _pass_gate() -> None:
+    """At once, unless a measurement stands in the gate: then it goes first."""
+    with _locked("gate", alone=False):
+        pass
+
+
+@contextlib.contextmanager
+def _locked(name: str, *, alone: bool) -> Iterator[int]:
     folder = lock_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,7 +123,45 @@ def _locked(name: str, *, alone: bool) -> Iterator[None]:
             "to a folder on this machine that you may write to"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
+        _lock(name, handle, alone=alone)
+        yield handle
     finally:
+        # A process forked meanwhile has the file open too, and would go on holding it.
+        _unlock(handle)
         os.close(handle)
+
+
+def _lock(name: str, handle: int, *, alone: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        told = threading.Timer(TOLD_S, _tell_wait, (name, alone))
+        told.daemon = True
+        told.start()
+        try:
+            fcntl.flock(handle, how)
+        finally:
+            told.cancel()
+
+
+def _unlock(handle: int) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _tell_wait(name: str, alone: bool) -> None:
+    other = "something else computes or measures" if alone else "something is measured"
+    what = "device" if name.startswith("device") else "machine"
+    warnings.warn(
+        f"waiting since {TOLD_S:g} s because {other} on this {what}; to go on beside it, and with "
+        "latencies that are worth less, set AUTOPRUNE_LOCKS to a folder of your own",
+        stacklevel=2,
+    )

@@ -15,11 +15,11 @@ from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
 from autoprune.core.device import Artifact, MeasuringProtocol, ModuleCall
 from autoprune.core.errors import ConfigError, ProfilerError, RunError
-from autoprune.profile.checked import measure_checked
 from autoprune.study.config import SearchConfig, validate
 from autoprune.study.config_files import read_yaml
 from autoprune.study.folder import RunFolder
 from autoprune.study.progress import Progress
+from autoprune.study.quietly import measure_quietly
 from autoprune.study.result import export_model, measured
 from autoprune.study.table import make_profiler
 from autoprune.study.task import task_from_config
@@ -118,7 +118,7 @@ def verify_run(run: Path, progress: Progress) -> Again:
         timeout_s=settings.timeout_s,
         seed=config.seed,
     )
-    dense, pruned = measure_checked(profiler, artifacts, protocol)
+    dense, pruned = measure_quietly(profiler, artifacts, protocol)
     if not pruned.ok or not dense.ok:
         raise ProfilerError(f"the network can't be measured: {pruned.error or dense.error}")
     reference = data["dense"]["cost"].get("latency_ms", {}).get("mean", dense.latency_ms)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
 from autoprune.core.errors import (
     AutopruneError,
     BudgetError,
@@ -18,60 +17,12 @@ from autoprune.core.errors import (
     TraceError,
 )
 from autoprune.core.trial import Trial
-from autoprune.evaluate.base import Evaluator
-from autoprune.evaluate.quiet import evaluating, measuring
 from autoprune.study.batch_folder import BatchFolder
 from autoprune.study.progress import Progress
 
 #: Seconds to wait for the run folder of a search whose process was just killed, or whose node has
 #: yet to see that the cluster's head is gone: Ray gives it a minute.
 LOCK_S = 120.0
-
-
-class QuietProfiler:
-    """Measures while no search of a batch evaluates on the same machine.
-
-    Args:
-        profiler: measures.
-    """
-
-    def __init__(self, profiler: Profiler) -> None:
-        self._profiler = profiler
-        #: Whether it measures on another machine.
-        self.remote = bool(getattr(profiler, "remote", False))
-
-    @property
-    def device(self) -> DeviceSpec:
-        """What it measures on."""
-        return self._profiler.device
-
-    def measure(
-        self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
-    ) -> list[Measurement]:
-        """Wait for the evaluations that run, then measure; the next ones wait."""
-        with measuring():
-            return self._profiler.measure(artifacts, protocol)
-
-
-@dataclass(frozen=True)
-class QuietEvaluator:
-    """Evaluates while nothing is measured on the same machine, winners too.
-
-    Attributes:
-        evaluate: the user's function.
-    """
-
-    evaluate: Evaluator
-
-    def __call__(self, model: Any) -> Mapping[str, float]:
-        """What the user's function gives."""
-        with evaluating():
-            return self.evaluate(model)
-
-
-def quietly(profiler: Profiler) -> Profiler:
-    """A profiler that measures while nothing is evaluated; some see to that themselves."""
-    return profiler if getattr(profiler, "quiet", False) else QuietProfiler(profiler)
 
 
 class Told(Progress):
@@ -166,7 +117,7 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
     config = folder.jobs[index].config
     model, inputs = build_model(config, folder.base)
     network = trace(model, inputs)
-    profiler = quietly(make_profiler(config))
+    profiler = make_profiler(config)
     device = DeviceMeasure(
         network, profiler, lambda c: select(network, c), config.verify, config.seed
     )
@@ -200,8 +151,7 @@ def _search(folder: BatchFolder, index: int, attempts: int) -> None:
     if config.device is not None:
         # Where the budget is counted, a device that is not there is no failure: `conduct` notes it.
         with contextlib.nullcontext() if job.table else contextlib.suppress(AutopruneError):
-            task.profiler = quietly(make_profiler(config, task.calibration))
-    task.evaluate = QuietEvaluator(task.evaluate)
+            task.profiler = make_profiler(config, task.calibration)
     task.cache = EvaluationCache(folder.cache, content_of(config, fingerprint(task.model)))
     if not begun:
         begin(task, progress)

@@ -15,7 +15,6 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.errors import RunError
 from autoprune.core.files import write_atomically
 from autoprune.evaluate.base import Outcome
-from autoprune.evaluate.quiet import evaluating
 
 if TYPE_CHECKING:
     from autoprune.study.config import SearchConfig
@@ -50,12 +49,7 @@ class EvaluationCache:
 
     def dense(self, evaluate: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """The dense network's figures, evaluated if nobody has."""
-
-        def quietly() -> Outcome:
-            with evaluating():
-                return Outcome(evaluate())
-
-        return dict(self._once("dense", quietly).metrics)
+        return dict(self._once("dense", lambda: Outcome(evaluate())).metrics)
 
     def candidate(self, candidate: Candidate, evaluate: Callable[[Candidate], Outcome]) -> Outcome:
         """A candidate's figures, evaluated if nobody has; a failure is not kept."""

@@ -12,6 +12,7 @@ from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError
 from autoprune.core.trial import Trial
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import Combined, CostModel
+from autoprune.evaluate.quiet import evaluating
 from autoprune.graph import trace
 from autoprune.space.space import SearchSpace
 from autoprune.study.calibration import for_search, importance_of
@@ -107,13 +108,13 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
     progress.begin(config.objective)
     phases, notes = Phases(), list[str]()
     progress.stage("tracing the network")
-    with phases("trace"):
+    with phases("trace"), evaluating():
         network = trace(task.model, task.example_inputs)
     if not network.groups:
         raise ConfigError(
             "the network has no channel group that may be pruned; see `autoprune inspect` for why"
         )
-    with phases("calibrate"):
+    with phases("calibrate"), evaluating():
         evaluator = CandidateEvaluator(
             network,
             task.evaluate,

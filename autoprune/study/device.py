@@ -18,7 +18,8 @@ from autoprune.core.device import (
     ModuleCall,
     Profiler,
 )
-from autoprune.profile.checked import measure_checked
+from autoprune.evaluate.quiet import evaluating
+from autoprune.study.quietly import measure_quietly
 from autoprune.study.settings import VerifySettings
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class DeviceMeasure:
         """
         from autoprune.export.onnx import export_onnx
 
-        return export_onnx(model, *self._inputs)
+        with evaluating():
+            return export_onnx(model, *self._inputs)
 
     @cached_property
     def slicer(self) -> OnnxSlicer:
@@ -169,10 +171,11 @@ class DeviceMeasure:
         )
 
     def _sliced(self, candidates: Sequence[Candidate]) -> list[Exported]:
-        return [
-            (self.slicer.slice(self._select(candidate)), partial(self._module, candidate))
-            for candidate in candidates
-        ]
+        with evaluating():
+            return [
+                (self.slicer.slice(self._select(candidate)), partial(self._module, candidate))
+                for candidate in candidates
+            ]
 
     def _module(self, candidate: Candidate) -> nn.Module:
         from autoprune.pruning.surgery import apply
@@ -207,7 +210,7 @@ class DeviceMeasure:
             )
             for key, (onnx, make) in zip(keys, networks, strict=True)
         ]
-        return [self._fixed(m) for m in measure_checked(self.profiler, artifacts, protocol)]
+        return [self._fixed(m) for m in measure_quietly(self.profiler, artifacts, protocol)]
 
     def _fixed(self, measurement: Measurement) -> Measurement:
         """With its energy told against the table's reference: drift since then cancels."""

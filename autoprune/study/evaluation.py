@@ -16,6 +16,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.errors import AutopruneError, EvaluationError
 from autoprune.core.failures import describe
 from autoprune.evaluate.base import Evaluator, Outcome
+from autoprune.evaluate.quiet import evaluating
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network, Selection
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
 def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dict[str, float]:
     """Call the user's function and check what it gives.
 
-    A bare number is taken as the objective. The model is in eval mode, without gradients.
+    A bare number is taken as the objective. The model is in eval mode, without gradients. Waits
+    while something is measured on this machine.
 
     Raises:
         EvaluationError: it raised, or gave no finite number for the objective.
+        RunError: the machine's locks can't be used.
     """
     model.eval()
-    try:
-        with torch.no_grad():
-            given: Any = evaluate(model)
-    except (Exception, SystemExit) as error:  # The user's: what it raises fails this trial.
-        raise EvaluationError(f"evaluate raised {describe(error)}") from error
+    with evaluating():
+        try:
+            with torch.no_grad():
+                given: Any = evaluate(model)
+        except (Exception, SystemExit) as error:  # The user's: what it raises fails this trial.
+            raise EvaluationError(f"evaluate raised {describe(error)}") from error
     if not isinstance(given, Mapping):
         number = as_number(given)
         if number is None:
@@ -162,12 +166,19 @@ class CandidateEvaluator:
         return model
 
     def __call__(self, candidate: Candidate, racing: bool = True) -> Outcome:
-        """Evaluate a candidate; a failure is an outcome.
+        """Evaluate a candidate; a failure is an outcome. Waits while this machine measures.
 
         Args:
             candidate: what to evaluate.
             racing: False evaluates it in full, and beside the race.
+
+        Raises:
+            RunError: the machine's locks can't be used.
         """
+        with evaluating():
+            return self._evaluated(candidate, racing)
+
+    def _evaluated(self, candidate: Candidate, racing: bool) -> Outcome:
         phases = Phases()
         start = time.perf_counter()
         metrics: dict[str, float] = {}

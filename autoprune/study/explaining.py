@@ -16,13 +16,13 @@ from autoprune.core.errors import (
     TableError,
 )
 from autoprune.cost.table import LatencyTable
-from autoprune.profile.checked import measure_checked
 from autoprune.profile.onnx_work import LayerWork, layer_work
 from autoprune.study.again import exported, run_config
 from autoprune.study.config import SearchConfig
 from autoprune.study.folder import RunFolder
 from autoprune.study.layer_times import LayerTime, Rates, by_layer
 from autoprune.study.progress import Progress
+from autoprune.study.quietly import measure_quietly
 from autoprune.study.table import make_profiler
 from autoprune.study.table_records import plateaus, recorded_times
 
@@ -121,7 +121,7 @@ def _measure(profiler: Any, folder: RunFolder, config: SearchConfig) -> list[Mea
         seed=config.seed,
         kernels=True,
     )
-    return measure_checked(profiler, artifacts, protocol)
+    return measure_quietly(profiler, artifacts, protocol)
 
 
 def _from_measured(

@@ -14,8 +14,10 @@ from torch import nn
 from autoprune.core.budget import Budget
 from autoprune.core.errors import EvaluationError
 from autoprune.core.trial import Trial
+from autoprune.evaluate.quiet import evaluating
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
 from autoprune.study.progress import Progress
+from autoprune.study.quietly import QuietBatches
 from autoprune.study.verify import Verification
 
 if TYPE_CHECKING:
@@ -121,9 +123,10 @@ class Finisher:
         network = self._evaluator.network
         self._progress.stage(f"checking trial {trial.number}")
         selection = self._evaluator.select(trial.candidate)
-        with self._phases("check"):
-            prune(network, selection, check=True)
-        model, metrics = self._refitted(trial, selection)
+        with evaluating():
+            with self._phases("check"):
+                prune(network, selection, check=True)
+            model, metrics = self._refitted(trial, selection)
         return self._measured(Shipped(trial, model, metrics, metrics))
 
     def _refitted(self, trial: Trial, selection: Selection) -> tuple[nn.Module, dict[str, float]]:
@@ -157,7 +160,10 @@ class Finisher:
         return Reconstructor(self._evaluator.network, self._calibration or (), scope="all")
 
     def recover(self, shipped: Shipped) -> Shipped:
-        """Fine-tune a winner with distillation from the dense network, and measure it again."""
+        """Fine-tune a winner with distillation from the dense network, and measure it again.
+
+        Between two steps it waits while something is measured on this machine.
+        """
         if self._recover is None or self._train is None:
             return shipped
         from autoprune.pruning.recover import Epoch, Rewind, recover
@@ -182,7 +188,7 @@ class Finisher:
             recovery = recover(
                 shipped.model,
                 self._evaluator.network.model,
-                self._train,
+                QuietBatches(self._train),
                 lambda model: evaluate_model(model, self._evaluate, self._objective),
                 **options,
                 loss=self._loss,

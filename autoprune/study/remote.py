@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from autoprune.core.candidate import Candidate
 from autoprune.evaluate.base import EvaluatorPool, Outcome, Work
 from autoprune.evaluate.local import LocalPool
-from autoprune.evaluate.quiet import evaluating
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network
@@ -65,7 +64,7 @@ def check_workers(task: Task) -> None:
 
 @dataclass(frozen=True)
 class CachedWork:
-    """Evaluates what no search of the batch has, and nothing while something is measured here.
+    """Evaluates what no search of the batch has.
 
     Attributes:
         work: evaluates.
@@ -77,11 +76,7 @@ class CachedWork:
 
     def __call__(self, candidate: Candidate) -> Outcome:
         """What is known of a candidate, or what evaluating it gives."""
-        return self.cache.candidate(candidate, self._quietly)
-
-    def _quietly(self, candidate: Candidate) -> Outcome:
-        with evaluating():
-            return self.work(candidate)
+        return self.cache.candidate(candidate, self.work)
 
 
 @dataclass(frozen=True)

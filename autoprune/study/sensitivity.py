@@ -11,6 +11,7 @@ import numpy as np
 from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError, EvaluationError
+from autoprune.evaluate.quiet import evaluating
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network
@@ -81,7 +82,8 @@ class Sensitivities:
     def _computed(self, kind: str) -> dict[str, Floats]:
         stored = self._replay()
         if stored is None:
-            stored = self._compute(kind)
+            with evaluating():
+                stored = self._compute(kind)
             self._record(dict(stored))
         if stored["kind"] != kind:
             raise ConfigError(

@@ -1,10 +1,12 @@
+import contextlib
 import multiprocessing
 import threading
 
 import pytest
 
 from autoprune.core.errors import RunError
-from autoprune.evaluate.quiet import evaluating, lock_folder, measuring
+from autoprune.evaluate import quiet
+from autoprune.evaluate.quiet import evaluating, lock_folder, measuring, using
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,97 @@ def test_an_evaluation_inside_another_does_not_wait_for_the_measurement_that_wai
     thread.join()
     assert measurement[0].wait(10)
     measurement[1].set()
+
+
+def done_by(*locks):
+    """A thread that enters all of these, one in the other."""
+    done = threading.Event()
+
+    def body():
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock())
+            done.set()
+
+    threading.Thread(target=body, daemon=True).start()
+    return done
+
+
+@pytest.mark.parametrize(
+    "locks",
+    [(measuring, measuring), (measuring, evaluating), (evaluating, measuring, evaluating)],
+)
+def test_a_thread_does_not_wait_for_itself(locks):
+    assert done_by(*locks).wait(10)
+    assert done_by(measuring).wait(10)  # and holds nothing afterwards
+
+
+def test_a_measurement_in_an_evaluation_waits_for_other_evaluations():
+    other = begins(evaluating)
+    assert other[0].wait(10)
+    inside = done_by(evaluating, measuring)
+    assert not inside.wait(0.3)
+    other[1].set()
+    assert inside.wait(10)
+
+
+def test_an_evaluation_that_measured_counts_again():
+    measured, leave = threading.Event(), threading.Event()
+
+    def body():
+        with evaluating():
+            with measuring():
+                pass
+            measured.set()
+            leave.wait(30)
+
+    threading.Thread(target=body, daemon=True).start()
+    assert measured.wait(10)
+    after = begins(measuring)
+    assert not after[0].wait(0.3)
+    leave.set()
+    assert after[0].wait(10)
+    after[1].set()
+
+
+def test_a_forked_process_that_stays_does_not_hold_the_lock():
+    context = multiprocessing.get_context("fork")
+    end = context.Event()
+    with evaluating():
+        child = context.Process(target=end.wait, args=(30,))
+        child.start()
+    try:
+        assert done_by(measuring).wait(5)
+    finally:
+        end.set()
+        child.join()
+
+
+def test_who_waits_for_long_says_so(monkeypatch):
+    monkeypatch.setattr(quiet, "TOLD_S", 0.1)
+    told = threading.Event()
+    monkeypatch.setattr(quiet.warnings, "warn", lambda text, **_: told.set())
+    running = begins(measuring)
+    assert running[0].wait(10)
+    waiting = done_by(evaluating)
+    assert told.wait(10)
+    assert not waiting.is_set()
+    running[1].set()
+    assert waiting.wait(10)
+
+
+def test_a_device_far_away_is_used_by_one_at_a_time_beside_evaluations():
+    running = begins(evaluating)
+    first = begins(lambda: using("jetson"))
+    assert running[0].wait(10)
+    assert first[0].wait(10)
+    second = begins(lambda: using("jetson"))
+    assert not second[0].wait(0.3)
+    assert done_by(lambda: using("phone")).wait(10)
+    first[1].set()
+    assert second[0].wait(10)
+    for _, leave, _ in (running, second):
+        leave.set()
 
 
 def test_measurements_exclude_each_other():
