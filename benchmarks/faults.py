@@ -43,7 +43,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from bench import KILLED_AT, Log
 from driver_overhead import UNITS, make_loop
 from postgres_server import NotInstalledError, running_server
-from ray_nodes import HEAD, NODE, Nodes
+from ray_nodes import HEAD, NODE, SECRET, Nodes
 from struck import TRIALS, Struck, search, wrong
 
 from autoprune.core.candidate import Candidate
@@ -171,14 +171,13 @@ def cluster(head: str, *nodes: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         made = Nodes(folder)
         NODES[:] = [made]
-        with made.token_here():
-            try:
-                made.start(f"{HEAD} {head}")
-                for node in nodes:
-                    made.start(f"{NODE} {node}")
-                yield
-            finally:
-                made.close()
+        try:
+            made.start(f"{HEAD} {head}")
+            for node in nodes:
+                made.start(f"{NODE} {node}")
+            yield
+        finally:
+            made.close()
 
 
 def when(mark: Path, act: Callable[[], object], after_s: float = 0.0) -> threading.Thread:
@@ -276,6 +275,8 @@ def main() -> int:
     if given.drive:
         drive(Path(given.drive[0]), given.drive[1])
         return 0
+    # Ray keeps the token that a process had when it was first used, be it none.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=SECRET)
     failed = 0
     for name in given.only:
         passed, done, begin = 0, 0, time.perf_counter()
