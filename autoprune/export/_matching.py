@@ -222,10 +222,14 @@ def _flat(values: Iterable[Labels | tuple[Labels, ...]]) -> Iterator[Labels]:
 def choose_probes(
     network: Network, book: Book, count: int, rng: np.random.Generator, tries: int = 40
 ) -> list[Selection]:
-    """Random selections that tell the network's dimensions apart as well as `tries` can."""
+    """Random selections that tell the network's dimensions apart as well as `tries` can.
+
+    They keep two units of a group at least, where it has more: at a width of one, exporters leave
+    out reshapes and broadcasts that every other width needs.
+    """
     best: tuple[float, list[Selection]] = (np.inf, [])
     for _ in range(tries):
-        probes = [random_selection(network, rng) for _ in range(count)]
+        probes = [random_selection(network, rng, fewest=2) for _ in range(count)]
         ambiguity = book.ambiguity([State.of(network, probe) for probe in probes])
         if ambiguity < best[0]:
             best = (ambiguity, probes)
@@ -234,11 +238,12 @@ def choose_probes(
     return best[1]
 
 
-def random_selection(network: Network, rng: np.random.Generator) -> Selection:
-    """Keeps between a third and all but one of the units of every group."""
+def random_selection(network: Network, rng: np.random.Generator, fewest: int = 1) -> Selection:
+    """Keeps between a third and all but one of the units of every group, `fewest` if it can."""
     selection = {}
     for group in network.groups:
-        kept = int(rng.integers(max(1, group.units // 3), group.units))
+        least = min(max(fewest, group.units // 3), group.units - 1)
+        kept = int(rng.integers(least, group.units))
         mask = np.zeros(group.units, dtype=bool)
         mask[rng.permutation(group.units)[:kept]] = True
         selection[group.name] = mask
