@@ -101,6 +101,35 @@ def _write_out_split(graph: Any, node: Any, shapes: dict[str, tuple[int, ...]]) 
     node.attribute.extend(kind.FromString(data) for data in kept)
 
 
+def drop_idle_reshapes(dense: Graph, other: Graph) -> None:
+    """Take reshapes to the shape that a tensor has out of a pruned graph where the dense has none.
+
+    Exporters leave such reshapes out, but not all of them where a dimension is of size 1.
+    """
+    ours = iter([node.op_type for node in dense.model.graph.node])
+    graph = other.model.graph
+    wanted = next(ours, None)
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        if node.op_type != wanted and _is_idle_reshape(other, node):
+            renamed[node.output[0]] = node.input[0]
+            continue
+        kept.append(node.SerializeToString())
+        wanted = next(ours, None)
+    if renamed and not renamed.keys() & {value.name for value in graph.output}:
+        kind = type(graph.node[0])
+        del graph.node[:]
+        graph.node.extend(kind.FromString(data) for data in kept)
+
+
+def _is_idle_reshape(graph: Graph, node: Any) -> bool:
+    before = graph.shapes.get(node.input[0]) if node.op_type == "Reshape" else None
+    return before is not None and before == graph.shapes.get(node.output[0])
+
+
 def check_same_structure(dense: Graph, other: Graph) -> None:
     """Whether two graphs have the same nodes in the same order, wired in the same way.
 

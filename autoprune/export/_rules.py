@@ -47,17 +47,27 @@ class Sizes:
 
 
 @dataclass(frozen=True, eq=False)
-class Filled:
-    """A constant of equal elements, and the expression of each dimension that changes."""
+class Regular:
+    """A constant that is made from its shape: start, start + step, start + 2 step, ... in order.
+
+    Attributes:
+        array: the dense constant.
+        step: between neighbours; 0 where all elements are equal.
+        expressions: of each dimension that changes.
+    """
 
     array: Array
+    step: int
     expressions: dict[int, Expression]
 
     def __call__(self, state: State) -> Array:
         shape = list(self.array.shape)
         for dim, expression in self.expressions.items():
             shape[dim] = expression(state)
-        return np.full(shape, self.array.flat[0], self.array.dtype)
+        if not self.step:
+            return np.full(shape, self.array.flat[0], self.array.dtype)
+        count = np.arange(np.prod(shape), dtype=self.array.dtype)
+        return (self.array.flat[0] + self.step * count).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +90,7 @@ class Rules:
     """
 
     skeleton: Any
-    constants: dict[str, Weight | Sizes | Filled] = field(default_factory=dict)
+    constants: dict[str, Weight | Sizes | Regular] = field(default_factory=dict)
     attributes: list[Attribute] = field(default_factory=list)
 
     def build(self, state: State) -> bytes:
@@ -186,7 +196,7 @@ class _Learner:
 
     def _constant(
         self, index: int, position: int, array: Array, seen: list[Array]
-    ) -> Weight | Sizes | Filled:
+    ) -> Weight | Sizes | Regular:
         where = self._where(index, f"input {position}")
         if any(other.ndim != array.ndim or other.dtype != array.dtype for other in seen):
             raise Mismatch(f"{where} changes its rank or type")
@@ -198,12 +208,14 @@ class _Learner:
         weight = self._weight(name, array, seen)
         if weight is not None:
             return weight
-        if array.size and all((other == array.flat[0]).all() for other in (array, *seen)):
+        step = _step(array)
+        if step is not None and all(
+            _step(other) == step and other.flat[0] == array.flat[0] for other in seen
+        ):
             shapes = [np.array(other.shape) for other in seen]
             near = self._near(index)
-            return Filled(
-                array,
-                self._expressions(where, np.array(array.shape), shapes, near=near),
+            return Regular(
+                array, step, self._expressions(where, np.array(array.shape), shapes, near=near)
             )
         raise Mismatch(f"{where}, of shape {array.shape}, is no slice of the dense one's")
 
@@ -285,6 +297,15 @@ class _Learner:
                 raise Mismatch(f"{where}: {value} becomes {values}, a count of nothing known")
             result.append(Attribute(index, position, expression))
         return result
+
+
+def _step(array: Array) -> int | None:
+    """0 where all elements are equal, 1 where integers count up, otherwise None."""
+    if array.size and (array == array.flat[0]).all():
+        return 0
+    if array.size > 1 and np.issubdtype(array.dtype, np.integer):
+        return 1 if (np.diff(array.reshape(-1)) == 1).all() else None
+    return None
 
 
 def _close(a: Array, b: Array) -> bool:

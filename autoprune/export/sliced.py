@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from autoprune.core.errors import ExportError
-from autoprune.export._graphs import Graph, Mismatch, check_same_structure
+from autoprune.export._graphs import Graph, Mismatch, check_same_structure, drop_idle_reshapes
 from autoprune.export._matching import Book, State, choose_probes, random_selection
 from autoprune.export._rules import Rules, learn
 from autoprune.export.onnx import TOLERANCE, compare, evaluating, export_onnx
@@ -118,6 +118,7 @@ class OnnxSlicer:
                     others.append(Graph.read(self._export(model)))
                 except ExportError as error:
                     raise Mismatch(str(error)) from error
+                drop_idle_reshapes(dense, others[-1])
                 check_same_structure(dense, others[-1])
             states = [State.of(network, probe) for probe in probes]
             rules = learn(dense, others, states, book)

@@ -128,17 +128,12 @@ def _slice(site: Site, keep: Keep) -> dict[str, Any]:
         )
     stride = int(steps[0]) if len(steps) else 1
     first, last = int(where[0]), int(where[-1])
-    if first == 0 and stride == 1 and last == kept.sum() - 1:
-        return (
-            {"start": start, "end": end, "step": step}
-            if len(taken) == len(label)
-            else {
-                "start": 0,
-                "end": 2**63 - 1,
-                "step": 1,
-            }
-        )
-    return {"start": first, "end": last + 1, "step": stride}
+    if taken[0] > 0 and start < 0:  # counted from the end
+        first -= int(kept.sum())
+    begin = first if taken[0] > 0 else start
+    if stride == step == 1 and taken[-1] == len(label) - 1:  # up to the end, in whatever words
+        return {"start": begin, "end": end, "step": step}
+    return {"start": begin, "end": last + 1, "step": stride}
 
 
 def _narrow(site: Site, keep: Keep) -> dict[str, Any]:
