@@ -22,10 +22,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from autoprune.profile.agent_runtimes import Failed, OnnxRuntime, OpenVino
+from autoprune.core.errors import AutopruneError, ProfilerError
+from autoprune.profile.agent_runtimes import Runtime, make
+from autoprune.profile.conditions import conditions_of
+from autoprune.profile.energy import MeterError, Windows, window_s
+from autoprune.profile.energy_counters import METERS
 
 #: Of requests and replies; the other side refuses another.
-VERSION = 2
+VERSION = 3
 
 
 class Store:
@@ -39,7 +43,7 @@ class Store:
     def path(self, digest: str) -> str:
         """Where a file is, or would be."""
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
-            raise Failed(f"not a hash: {digest!r}")
+            raise ProfilerError(f"not a hash: {digest!r}")
         return os.path.join(self.folder, digest)
 
     def has(self, digest: str) -> bool:
@@ -53,13 +57,13 @@ class Store:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != digest:
             os.unlink(self.path(digest))
-            raise Failed(f"{digest} on the device was not what its name says; removed")
+            raise ProfilerError(f"{digest} on the device was not what its name says; removed")
         return data
 
     def put(self, digest: str, data: bytes) -> None:
         """Keep a file; where the disk is full, in place of older ones."""
         if hashlib.sha256(data).hexdigest() != digest:
-            raise Failed(f"{digest} was damaged on its way")
+            raise ProfilerError(f"{digest} was damaged on its way")
         self.make_room(len(data))
         try:
             self.write(digest, data)
@@ -68,7 +72,7 @@ class Store:
             try:
                 self.write(digest, data)
             except OSError as error:
-                raise Failed(
+                raise ProfilerError(
                     f"{len(data)} bytes can't be written to {self.folder} on the device: "
                     f"{error.strerror}; make room there"
                 ) from error
@@ -113,43 +117,54 @@ class Agent:
         self.source = source
         self.networks: dict[int, Callable[[], Any]] = {}
         self.profiled: dict[int, Any] = {}
-        self.runtime: Any = None
-        self.store: Any = None
+        self.gpu = "0"
+        self.runtime: Runtime
+        self.windows: Windows
+        self.store: Store
 
     def start(
-        self, runtime: str, threads: int, options: Mapping[str, str], folder: str, limit: int
+        self,
+        runtime: str,
+        threads: int,
+        options: Mapping[str, Any],
+        meter: str,
+        meter_options: Mapping[str, Any],
+        folder: str,
+        limit: int,
     ) -> dict[str, Any]:
-        """Say what runtime to use, and where to keep files; tells the device."""
-        name, _, rest = runtime.partition("-")
-        if name == "onnxruntime":
-            self.runtime = OnnxRuntime(rest or "cpu", threads, **options)
-        elif runtime == "openvino-cpu":
-            self.runtime = OpenVino(threads, **options)
-        else:
-            raise Failed(
-                "runtime must be onnxruntime-cpu, onnxruntime- and another execution provider, or "
-                f"openvino-cpu; got {runtime!r}"
+        """Say what runtime to use, what meter, and where to keep files; tells the device."""
+        if threads > (os.cpu_count() or threads):
+            raise ProfilerError(
+                f"threads must be at most {os.cpu_count()}, the processors there are; got {threads}"
             )
+        self.runtime = make(runtime, threads, options)
+        self.gpu = options.get("options", {}).get("device_id", self.gpu)
+        told: dict[str, Any] = {}
+        if meter:
+            counter = METERS[meter](**meter_options)
+            self.windows = Windows(counter)
+            told = {"covers": counter.covers, "window_s": window_s(counter)}
         try:
             self.store = Store(folder, limit)
         except OSError as error:
-            raise Failed(f"folder {folder} can't be made there: {error.strerror}") from error
-        try:
-            with open("/proc/cpuinfo") as file:
-                cpuinfo = file.read()
-        except OSError:
-            cpuinfo = ""
+            raise ProfilerError(f"folder {folder} can't be made there: {error.strerror}") from error
         return {
-            "about": self.runtime.about,
-            "cpuinfo": cpuinfo,
-            "machine": platform.processor() or platform.machine(),
+            "about": {**self.runtime.about, "threads": threads},
             "details": {
+                **self.runtime.details,
                 "system": f"{platform.system()} {platform.machine()}",
                 "host": platform.node(),
                 "python": platform.python_version(),
                 "clock": "thread CPU time" if self.cpu_time() else "wall",
             },
+            "meter": told,
         }
+
+    def conditions(self) -> dict[str, Any]:
+        """Clocks and temperature at this moment, where they can be read."""
+        about = self.runtime.about
+        named = (about["name"], about["runtime"], about["provider"])
+        return {"conditions": conditions_of(*named, self.gpu)}
 
     def cpu_time(self) -> bool:
         """Whether the calling thread's CPU time counts, as in `OnnxRuntimeProfiler`."""
@@ -174,7 +189,10 @@ class Agent:
     def load(
         self, number: int, model: str, inputs: Sequence[Mapping[str, Any]], profile: bool
     ) -> dict[str, Any]:
-        """Load a network to be timed or profiled; or tell which files are missing."""
+        """Load a network to be timed or profiled; or tell which files are missing.
+
+        Of the reference, which is number 0, it tells which nodes run elsewhere too.
+        """
         missing = [d for d in [model, *[i["sha256"] for i in inputs]] if not self.store.has(d)]
         if missing:
             return {"missing": sorted(set(missing))}
@@ -189,13 +207,14 @@ class Agent:
             profiled = self.runtime.profile(self.store.path(model), arrays)
             self.profiled[number] = profiled
             return {"graph": packed(getattr(profiled, "graph", b""))}
+        elsewhere = self.runtime.elsewhere(self.store.path(model), arrays) if not number else ""
         run = self.runtime.load(self.store.path(model), arrays)
         run()
         self.networks[number] = run
-        return {}
+        return {"elsewhere": elsewhere}
 
-    def run(self, number: int, runs: int) -> dict[str, Any]:
-        """Run a network that many times in a row, and tell each time."""
+    def run(self, number: int, runs: int, energy: bool) -> dict[str, Any]:
+        """Run a network that many times in a row, and tell each time; then a window of energy."""
         run = self.networks[number]
         clock = time.thread_time_ns if self.cpu_time() else time.perf_counter_ns
         times = []
@@ -207,7 +226,21 @@ class Agent:
                 times.append((clock() - start) / 1e6)
         finally:
             gc.enable()
-        return {"latencies_ms": times}
+        return {"latencies_ms": times, **(self.metered(run) if energy else {})}
+
+    def metered(self, run: Callable[[], Any]) -> dict[str, Any]:
+        """The energy of one run, or why there is none; a meter that fails is read once more."""
+
+        def several(runs: int) -> None:
+            for _ in range(runs):
+                run()
+
+        for _ in range(2):
+            try:
+                return {"energy_mj": self.windows.per_run(several)}
+            except MeterError as error:
+                why = str(error)
+        return {"no_energy": why}
 
     def profile(self, number: int, runs: int) -> dict[str, Any]:
         """Run a network that many times with the runtime's own profile on."""
@@ -236,6 +269,7 @@ def serve() -> None:
     agent = Agent(source)
     methods: dict[str, Callable[..., Mapping[str, Any]]] = {
         "start": agent.start,
+        "conditions": agent.conditions,
         "clear": agent.clear,
         "put": agent.put,
         "load": agent.load,
@@ -262,7 +296,7 @@ def serve() -> None:
             answer = method(**request)
         except EOFError:
             return
-        except Failed as error:
+        except AutopruneError as error:
             answer = {"error": str(error)}
         except Exception as error:  # whatever the runtime raises belongs to this request
             answer = {"error": f"{type(error).__name__}: {error}"}

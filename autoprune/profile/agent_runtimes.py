@@ -6,80 +6,72 @@ It is sent there as it is: Python 3.9, numpy and the runtime, and the modules se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from autoprune.profile.onnxruntime_nodes import ProfiledSession
+from autoprune.core.errors import ProfilerError
+from autoprune.profile.cpu import cpu
+from autoprune.profile.onnxruntime_providers import find, runs_on, short
+from autoprune.profile.onnxruntime_sessions import Sessions
 from autoprune.profile.openvino_nodes import ProfiledRequest
 
 
-class Failed(Exception):
-    """What is told to the other side as an error of this one request."""
+class Runtime(Protocol):
+    """What runs networks.
+
+    Attributes:
+        about: name, runtime, its version and provider, as of `DeviceSpec`.
+        details: as of `DeviceSpec`.
+        calling_thread_only: whether all of a run happens in the thread that asks for it.
+    """
+
+    about: dict[str, str]
+    details: dict[str, str]
+    calling_thread_only: bool
+
+    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], object]:
+        """A function that runs a network once, of its file and arrays by name."""
+
+    def profile(self, model: str, inputs: Mapping[str, Any]) -> Any:
+        """A network, to be profiled: `ProfiledSession` or `ProfiledRequest`."""
+
+    def elsewhere(self, model: str, inputs: Mapping[str, Any]) -> str:
+        """Which nodes run elsewhere than they should, in words; "" where none does."""
 
 
 class OnnxRuntime:
-    """onnxruntime, one execution provider, at a level of its graph optimisation."""
+    """onnxruntime with one execution provider: sessions are made as on the other side."""
 
-    def __init__(self, provider: str, threads: int, level: str) -> None:
+    def __init__(
+        self, provider: str, threads: int, level: str, options: Mapping[str, str], fallback: bool
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
-            raise Failed(f"needs onnxruntime (pip install onnxruntime) there: {error}") from error
-        available = onnxruntime.get_available_providers()
-        names = {p.replace("ExecutionProvider", "").lower(): p for p in available}
-        if provider not in names:
-            raise Failed(
-                f"onnxruntime there has no provider {provider!r}; it has {', '.join(sorted(names))}"
-            )
-        self.ort, self.provider, self.threads = onnxruntime, names[provider], threads
-        self.level = getattr(onnxruntime.GraphOptimizationLevel, level)
-        self.calling_thread_only = provider == "cpu" and threads == 1
-        self.keeps_graph = provider in ("cpu", "cuda")  # the others compile parts of it
+            raise ProfilerError(
+                f"needs onnxruntime (pip install onnxruntime) there: {error}"
+            ) from error
+        found = find(provider, onnxruntime.get_available_providers())
+        self._sessions = Sessions(onnxruntime, found, options, threads, level, fallback)
+        self.calling_thread_only = self._sessions.calling_thread_only
+        name, self.details = runs_on(found, options)
         self.about = {
+            "name": name,
             "runtime": "onnxruntime",
-            "runtime_version": onnxruntime.__version__,
-            "provider": provider,
-            "precision": "fp32",
+            "runtime_version": str(onnxruntime.__version__),
+            "provider": short(found),
         }
 
-    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], Any]:
-        """A function that runs the network once."""
-        return self.session(model, inputs, self.options())[1]
+    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], object]:
+        """As of `Runtime`."""
+        return self._sessions.make(model, inputs, self._sessions.options())[1]
 
-    def profile(self, model: str, inputs: Mapping[str, Any]) -> ProfiledSession:
-        """The network, to be profiled."""
+    def profile(self, model: str, inputs: Mapping[str, Any]) -> Any:
+        """As of `Runtime`."""
+        return self._sessions.profiled(model, inputs)
 
-        def make(options: Any) -> tuple[Any, Callable[[], Any]]:
-            return self.session(model, inputs, options)
-
-        return ProfiledSession(make, self.options(), keep_graph=self.keeps_graph)
-
-    def options(self) -> Any:
-        """New session options."""
-        options = self.ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = self.level
-        options.log_severity_level = 4
-        return options
-
-    def session(
-        self, model: str, inputs: Mapping[str, Any], options: Any
-    ) -> tuple[Any, Callable[[], Any]]:
-        """A session, and a function that runs it once."""
-        session = self.ort.InferenceSession(model, options, providers=[self.provider])
-        wanted = {i.name for i in session.get_inputs()}
-        if wanted != set(inputs):
-            raise Failed(f"its inputs must be {sorted(wanted)}, got {sorted(inputs)}")
-        binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for output in session.get_outputs():
-            binding.bind_output(output.name)
-
-        def run() -> None:
-            session.run_with_iobinding(binding)
-
-        return session, run
+    def elsewhere(self, model: str, inputs: Mapping[str, Any]) -> str:
+        """As of `Runtime`: the nodes that the provider leaves to the CPU."""
+        return self._sessions.on_the_cpu(model, inputs)
 
 
 class OpenVino:
@@ -89,43 +81,66 @@ class OpenVino:
         try:
             import openvino
         except ImportError as error:
-            raise Failed(f"needs openvino (pip install openvino) there: {error}") from error
+            raise ProfilerError(f"needs openvino (pip install openvino) there: {error}") from error
         self.calling_thread_only = threads == 1
-        self.core, self.tensor = openvino.Core(), openvino.Tensor
-        has = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._core, self._tensor = openvino.Core(), openvino.Tensor
+        has = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if capability not in has:
-            raise Failed(f"the CPU there can't compute in {precision}; it can in {', '.join(has)}")
-        self.settings = {
+            raise ProfilerError(
+                f"the CPU there can't compute in {precision}; it can in {', '.join(has)}"
+            )
+        self._settings = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
+        name, self.details = cpu()
         self.about = {
+            "name": name,
             "runtime": "openvino",
-            "runtime_version": openvino.__version__.partition("-")[0],
+            "runtime_version": str(openvino.__version__).partition("-")[0],
             "provider": "cpu",
-            "precision": precision,
         }
 
-    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], Any]:
-        """A function that runs the network once."""
-        run: Callable[[], Any] = self.request(model, inputs)[1].infer
+    def load(self, model: str, inputs: Mapping[str, Any]) -> Callable[[], object]:
+        """As of `Runtime`."""
+        run: Callable[[], object] = self._request(model, inputs)[1].infer
         return run
 
-    def profile(self, model: str, inputs: Mapping[str, Any]) -> ProfiledRequest:
-        """The network, to be profiled."""
-        return ProfiledRequest(*self.request(model, inputs, PERF_COUNT=True))
+    def profile(self, model: str, inputs: Mapping[str, Any]) -> Any:
+        """As of `Runtime`."""
+        return ProfiledRequest(*self._request(model, inputs, PERF_COUNT=True))
 
-    def request(self, model: str, inputs: Mapping[str, Any], **more: Any) -> tuple[Any, Any]:
+    def elsewhere(self, model: str, inputs: Mapping[str, Any]) -> str:
+        """As of `Runtime`: there is nowhere else."""
+        return ""
+
+    def _request(self, model: str, inputs: Mapping[str, Any], **more: Any) -> tuple[Any, Any]:
         """A compiled network, and a request with its inputs set."""
         with open(model, "rb") as file:
-            network = self.core.read_model(file.read())
-        compiled = self.core.compile_model(network, "CPU", {**self.settings, **more})
+            network = self._core.read_model(file.read())
+        compiled = self._core.compile_model(network, "CPU", {**self._settings, **more})
         wanted = {port.get_any_name() for port in compiled.inputs}
         if wanted != set(inputs):
-            raise Failed(f"its inputs must be {sorted(wanted)}, got {sorted(inputs)}")
+            raise ProfilerError(f"its inputs must be {sorted(wanted)}, got {sorted(inputs)}")
         request = compiled.create_infer_request()
         for name, array in inputs.items():
-            request.set_tensor(name, self.tensor(array))
+            request.set_tensor(name, self._tensor(array))
         return compiled, request
+
+
+def make(runtime: str, threads: int, options: Mapping[str, Any]) -> Runtime:
+    """A runtime by its name.
+
+    Args:
+        runtime: "onnxruntime-" and an execution provider, or "openvino-cpu".
+        threads: of it.
+        options: what else it is told, as `ssh_options.runtime_options` writes it.
+
+    Raises:
+        ProfilerError: it is not there, or can't compute so.
+    """
+    if runtime == "openvino-cpu":
+        return OpenVino(threads, **options)
+    return OnnxRuntime(runtime.partition("-")[2], threads, **options)

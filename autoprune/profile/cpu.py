@@ -1,4 +1,7 @@
-"""What this machine's CPU is called, and what it can do."""
+"""What this machine's CPU is called, and what it can do.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,19 @@
-"""Energy of one run, read from a counter that moves in steps, wraps around, or stands still."""
+"""Energy of one run, read from a counter that moves in steps, wraps around, or stands still.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from autoprune.core.device import EnergyMeter
 from autoprune.core.errors import AutopruneError
+
+if TYPE_CHECKING:
+    from autoprune.core.device import EnergyMeter
 
 #: A window lasts at least so many times as long as the counter takes to move, and this long.
 STEPS, SHORTEST_S = 10.0, 0.05
@@ -30,7 +36,7 @@ def resolution_s(meter: EnergyMeter) -> float:
         MeterError: what it tells is no positive number.
     """
     told = getattr(meter, "resolution_s", RESOLUTION_S)
-    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < math.inf:
+    if isinstance(told, bool) or not isinstance(told, (int, float)) or not 0 < told < math.inf:
         raise MeterError(f"resolution_s of {name(meter)} must be positive seconds, got {told!r}")
     return float(told)
 

@@ -1,4 +1,7 @@
-"""Energy of NVIDIA Jetson boards, from the power monitors of their supply rails."""
+"""Energy of NVIDIA Jetson boards, from the power monitors of their supply rails.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class JetsonMeter(SampledPower):
             module, which must be named where a board has none (AGX Orin:
             "VDD_GPU_SOC+VDD_CPU_CV+VIN_SYS_5V0").
         period_s: between two readings.
-        folders: where the monitors are.
+        folders: where the monitors are: one or several; others where a container sees the
+            system's elsewhere.
 
     Raises:
         ProfilerError: there are no monitors, they may not be read, or no rail is called so.
@@ -36,8 +40,9 @@ class JetsonMeter(SampledPower):
         self,
         rails: str = "",
         period_s: float = PERIOD_S,
-        folders: Sequence[str] = FOLDERS,
+        folders: Sequence[str] | str = FOLDERS,
     ) -> None:
+        folders = [folders] if isinstance(folders, str) else folders
         found = find_rails([Path(folder) for folder in folders])
         if not found:
             raise ProfilerError(

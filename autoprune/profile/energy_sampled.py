@@ -1,4 +1,7 @@
-"""Energy where only power can be read: sampled, and summed up."""
+"""Energy where only power can be read: sampled, and summed up.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 

@@ -159,6 +159,7 @@ class _Measuring:
         try:
             found = visit(series.runner, runs)
             wrong = _wrong(found)
+            self.no_energy = found.no_energy or self.no_energy
             if not wrong and energy and self.windows is not None:
                 found = self._metered(series, found)
         except Exception as error:  # a runtime or a user's own profiler: anything may come

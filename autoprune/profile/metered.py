@@ -16,6 +16,7 @@ from autoprune.core.device import (
 )
 from autoprune.core.errors import AutopruneError, PluginError, ProfilerError
 from autoprune.core.plugins import known_names, resolve
+from autoprune.profile.conditions import conditions_by
 from autoprune.profile.energy import MeterError, name, window_s
 from autoprune.profile.options import converted
 
@@ -28,6 +29,20 @@ BUILTIN = {
     "nvml": "autoprune.profile.energy_zeus:NvmlMeter",
     "jetson": "autoprune.profile.energy_jetson:JetsonMeter",
 }
+
+
+def lengthened(protocol: MeasuringProtocol, count: int, window_s: float) -> MeasuringProtocol:
+    """A protocol with time for windows of energy, as many as there are visits at least.
+
+    Args:
+        protocol: as it is without.
+        count: networks, the reference among them.
+        window_s: of each window.
+    """
+    if not protocol.timeout_s:
+        return protocol
+    windows = protocol.min_rounds * (2 * count - 1)
+    return replace(protocol, timeout_s=protocol.timeout_s + windows * window_s)
 
 
 class Metered:
@@ -70,17 +85,17 @@ class Metered:
         said = f"measured, {name(self._meter)}: {covers}"
         return replace(device, details={**device.details, "energy": said})
 
+    def conditions(self) -> dict[str, str]:
+        """The profiler's clocks and temperature at this moment, where they can be read."""
+        return conditions_by(self._profiler)
+
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
     ) -> list[Measurement]:
         """Measure, each network's energy too; one without energy says why in its notes."""
-        windows = protocol.min_rounds * (2 * len(artifacts) - 1)
-        longer = replace(
-            protocol,
-            meter=self._meter,
-            timeout_s=protocol.timeout_s + windows * self._window_s if protocol.timeout_s else 0.0,
-        )
-        return [self._told(m) for m in self._profiler.measure(artifacts, longer)]
+        longer = lengthened(protocol, len(artifacts), self._window_s)
+        found = self._profiler.measure(artifacts, replace(longer, meter=self._meter))
+        return [self._told(m) for m in found]
 
     def _told(self, measurement: Measurement) -> Measurement:
         told = any(note.startswith("no energy") for note in measurement.notes)

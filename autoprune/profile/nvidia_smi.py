@@ -1,4 +1,7 @@
-"""What an NVIDIA GPU is called, without a CUDA context on it."""
+"""What an NVIDIA GPU is called, without a CUDA context on it.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 

@@ -103,13 +103,8 @@ class OnnxRuntimeProfiler:
         self._sessions = Sessions(ort, found, given, threads, graph_optimization, cpu_fallback)
         self._converter = Converter(precision, calibration=calibration, quantizer="onnxruntime")
         self._placements: dict[str, str] = {}
-        self._cpu_time = threads == 1 and found == providers.CPU
+        self._cpu_time = self._sessions.calling_thread_only
         name, details = providers.runs_on(found, given)
-        settings = dict(sorted(given.items()))
-        if graph_optimization != "all":
-            settings["graph_optimization"] = graph_optimization
-        if precision == "fp16" and found == providers.CPU:
-            details = {**details, "fp16": "32-bit kernels between casts, but for a few ops"}
         self._device = DeviceSpec(
             name=name,
             runtime="onnxruntime",
@@ -119,11 +114,12 @@ class OnnxRuntimeProfiler:
             threads=threads,
             details={
                 **details,
+                **providers.precision_details(found, precision),
                 **self._converter.details,
                 "graph_optimization": graph_optimization,
                 "clock": "thread CPU time" if self._cpu_time else "wall",
             },
-            settings=settings,
+            settings=providers.settings(given, graph_optimization),
         )
 
     @property
@@ -166,27 +162,23 @@ class OnnxRuntimeProfiler:
         return measurements
 
     def _load(self, artifact: Artifact) -> Runner:
-        _, run = self._sessions.make(artifact, self._sessions.options())
+        _, run = self._sessions.make(artifact.onnx, artifact.inputs, self._sessions.options())
         run()
         return timed(run, cpu_time=self._cpu_time)
 
     def _profiled(self, artifact: Artifact) -> tuple[ProfiledSession, FusedLayers]:
         """A session that is profiled, and the layers of its nodes."""
-        session = ProfiledSession(
-            partial(self._sessions.make, artifact),
-            self._sessions.options(),
-            keep_graph=self._sessions.provider in providers.KEEP_GRAPH,
-        )
+        session = self._sessions.profiled(artifact.onnx, artifact.inputs)
         return session, FusedLayers.of(artifact.onnx, session.graph)
 
     def _placement(self, reference: Artifact, errors: dict[int, str]) -> str:
         """Which of the reference's nodes run on the CPU; an error where all do."""
-        if self._sessions.provider == providers.CPU or 0 in errors:
+        if 0 in errors:
             return ""
         key = hashlib.sha256(reference.onnx).hexdigest()
         if key not in self._placements:
             try:
-                self._placements[key] = self._sessions.on_the_cpu(reference)
+                self._placements[key] = self._sessions.on_the_cpu(reference.onnx, reference.inputs)
             except Exception as error:  # whatever the runtime raises belongs to this network
                 errors[0] = f"onnxruntime can't run it: {type(error).__name__}: {error}"
                 return ""

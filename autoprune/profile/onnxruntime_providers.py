@@ -1,4 +1,7 @@
-"""onnxruntime's execution providers: their names, their packages, and what they run on."""
+"""onnxruntime's execution providers: their names, their packages, and what they run on.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,22 @@ def parse_options(options: Mapping[str, Any] | str) -> dict[str, str]:
                 f"provider_options must be written name:value,name:value; got {options!r}"
             )
     return {name: value for name, _, value in pairs}
+
+
+def settings(options: Mapping[str, str], graph_optimization: str) -> dict[str, str]:
+    """What `DeviceSpec.settings` tells of a provider's options and the graph's optimisation."""
+    changed = graph_optimization != "all"
+    return {
+        **dict(sorted(options.items())),
+        **({"graph_optimization": graph_optimization} if changed else {}),
+    }
+
+
+def precision_details(provider: str, precision: str) -> dict[str, str]:
+    """What is to be known of computing in a precision, for the device's details."""
+    if precision == "fp16" and short(provider) == "cpu":
+        return {"fp16": "32-bit kernels between casts, but for a few ops"}
+    return {}
 
 
 def runs_on(provider: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,7 @@
-"""onnxruntime's sessions: made, bound to their inputs, and asked where their nodes run."""
+"""onnxruntime's sessions: made, bound to their inputs, and asked where their nodes run.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,9 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import onnxruntime_providers as providers
 from autoprune.profile.onnxruntime_nodes import ProfiledSession
+from autoprune.profile.onnxruntime_providers import CPU, KEEP_GRAPH, NVIDIA, node_counts
 
 #: Graph optimisation levels by name → onnxruntime's name of them.
 LEVELS: Mapping[str, str] = {
@@ -56,14 +58,26 @@ class Sessions:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
 
-    def make(self, artifact: Artifact, options: Any) -> tuple[Any, Callable[[], object]]:
+    @property
+    def calling_thread_only(self) -> bool:
+        """Whether all of a run happens in the thread that asks for it."""
+        return self.threads == 1 and self.provider == CPU
+
+    def make(
+        self, model: bytes | str, inputs: Mapping[str, Any], options: Any
+    ) -> tuple[Any, Callable[[], object]]:
         """A session and a function that runs it once, with inputs and outputs bound.
+
+        Args:
+            model: ONNX, or a file of it.
+            inputs: array by name.
+            options: session options.
 
         Raises:
             ProfilerError: the provider could not be set up, or other inputs are wanted.
         """
         session = self.ort.InferenceSession(
-            artifact.onnx, options, providers=[(self.provider, dict(self.provider_options))]
+            model, options, providers=[(self.provider, dict(self.provider_options))]
         )
         if session.get_providers()[0] != self.provider:
             raise ProfilerError(
@@ -72,14 +86,14 @@ class Sessions:
                 "or of another version; see its page in onnxruntime's documentation"
             )
         wanted = {i.name for i in session.get_inputs()}
-        if wanted != set(artifact.inputs):
+        if wanted != set(inputs):
             raise ProfilerError(
-                f"its inputs must be {sorted(wanted)}, got arrays for {sorted(artifact.inputs)}"
+                f"its inputs must be {sorted(wanted)}, got arrays for {sorted(inputs)}"
             )
         binding = session.io_binding()
-        on_gpu = self.provider in providers.NVIDIA
+        on_gpu = self.provider in NVIDIA
         index = int(self.provider_options.get("device_id", 0))
-        for name, array in artifact.inputs.items():
+        for name, array in inputs.items():
             if on_gpu:
                 value = self.ort.OrtValue.ortvalue_from_numpy(array, "cuda", index)
                 binding.bind_ortvalue_input(name, value)
@@ -92,16 +106,28 @@ class Sessions:
                 binding.bind_output(output.name)
         return session, lambda: session.run_with_iobinding(binding)
 
-    def on_the_cpu(self, artifact: Artifact) -> str:
-        """Which nodes of a network run on the CPU, in words; "" where none does.
+    def profiled(self, model: bytes | str, inputs: Mapping[str, Any]) -> ProfiledSession:
+        """A network, to be profiled; arguments as of `make`."""
+        make = partial(self.make, model, inputs)
+        return ProfiledSession(make, self.options(), keep_graph=self.provider in KEEP_GRAPH)
+
+    def on_the_cpu(self, model: bytes | str, inputs: Mapping[str, Any]) -> str:
+        """Which of its nodes run on the CPU instead, in words; "" where none does.
+
+        Args:
+            model: as of `make`.
+            inputs: likewise.
 
         Raises:
             ProfilerError: all of them do, so that the provider is not measured.
         """
-        profiled = ProfiledSession(partial(self.make, artifact), self.options(), keep_graph=False)
+        if self.provider == CPU:
+            return ""
+        make = partial(self.make, model, inputs)
+        profiled = ProfiledSession(make, self.options(), keep_graph=False)
         profiled.run()
-        placed = providers.node_counts(profiled.arguments())
-        left = placed.get(providers.CPU, [])
+        placed = node_counts(profiled.arguments())
+        left = placed.get(CPU, [])
         total = sum(map(len, placed.values()))
         if left and len(left) == total:
             raise ProfilerError(

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
 from autoprune.core.errors import ProfilerError
+from autoprune.profile.conditions import conditions_by
 
 
 class StatedPower:
@@ -41,6 +42,10 @@ class StatedPower:
         device = self._profiler.device
         said = f"modelled, {self._power_w:g} W (power_w) times latency"
         return replace(device, details={**device.details, "energy": said})
+
+    def conditions(self) -> dict[str, str]:
+        """The profiler's clocks and temperature at this moment, where they can be read."""
+        return conditions_by(self._profiler)
 
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol

@@ -93,7 +93,8 @@ def make_profiler(name: str | Profiler, **options: Any) -> Profiler:
             returned as it is.
         options: more of them; one that stands in both places is an error. Every profiler takes
             `meter`, which reads energy (see `Metered`; options of the meter are written
-            `meter.name`), and `power_w`, from which energy is modelled (see `StatedPower`).
+            `meter.name`; a profiler whose attribute `meters` names it reads it by itself, where it
+            measures), and `power_w`, from which energy is modelled (see `StatedPower`).
 
     Raises:
         PluginError: no profiler has that name.
@@ -128,12 +129,16 @@ def make_profiler(name: str | Profiler, **options: Any) -> Profiler:
         for option in list(given)
         if option.startswith(OF_METER)
     }
-    meter = None if METER in own else given.pop(METER, None)
     power_w = None if POWER in own else given.pop(POWER, None)
+    if power_w is not None and given.get(METER) is not None:
+        raise ProfilerError("energy is either measured or modelled: give meter or power_w")
+    meter = None
+    if isinstance(given.get(METER), str) and given[METER] in getattr(factory, "meters", ()):
+        given["meter_options"], of_meter = of_meter, {}
+    elif METER not in own or hasattr(factory, "meters"):
+        meter = given.pop(METER, None)
     if of_meter and meter is None:
         raise ProfilerError(f"options of a meter, {sorted(of_meter)}, need the option meter")
-    if meter is not None and power_w is not None:
-        raise ProfilerError("energy is either measured or modelled: give meter or power_w")
     profiler = factory(**converted(what, factory, given, f"{plain}?"))
     if not _measures(profiler):
         raise PluginError(

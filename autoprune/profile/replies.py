@@ -38,7 +38,7 @@ def parse(text: bytes, who: str) -> dict[str, Any]:
 
 
 def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
-    """The times of a visit: `latencies_ms`, one of each run, and where told `energy_mj`.
+    """The times of a visit: `latencies_ms`, one of each run, and `energy_mj` or `no_energy`.
 
     Raises:
         ProfilerError: another number of times, or one that no run can take.
@@ -57,7 +57,8 @@ def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
             or not (math.isfinite(value) and value > 0)
         ):
             raise ProfilerError(f"{what} of {who} must be positive, finite numbers; got {value!r}")
-    return Visit(float(min(times)), None if energy is None else float(energy))
+    why = str(data.get("no_energy", "")) if energy is None else ""
+    return Visit(float(min(times)), None if energy is None else float(energy), why[:1000])
 
 
 def node_times(data: Mapping[str, Any], runs: int, who: str) -> NodeTimes:

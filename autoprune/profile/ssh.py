@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile import onnxruntime_kernels, openvino_kernels, replies
+from autoprune.profile import replies
 from autoprune.profile.chunks import measure_in_chunks
-from autoprune.profile.cpu import parse_cpuinfo
-from autoprune.profile.measuring import Visit, measure_interleaved
-from autoprune.profile.node_times import Source
+from autoprune.profile.energy_counters import METERS
+from autoprune.profile.loading import load_and_measure
+from autoprune.profile.metered import lengthened
+from autoprune.profile.onnx_precision import Converter, converted
+from autoprune.profile.options import converted as converted_options
+from autoprune.profile.ssh_link import Link, Visited
 from autoprune.profile.ssh_network import RemoteNetwork
-from autoprune.profile.ssh_options import runtime_options
+from autoprune.profile.ssh_options import RemoteRuntime
 from autoprune.profile.ssh_session import Lost, Session
-
-T = TypeVar("T")
-
-#: A visit whose connection is lost is tried so many times in all.
-ATTEMPTS = 2
 
 #: Where the agent keeps networks and inputs on the device.
 FOLDER = "~/.cache/autoprune"
@@ -49,11 +46,19 @@ class SshProfiler:
             ssh's configuration.
         runtime: "onnxruntime-cpu", "onnxruntime-" and another execution provider, "openvino-cpu".
         threads: of the runtime, at least 1.
-        precision: what OpenVINO computes in: "fp32", "bf16" or "fp16".
+        precision: "fp32", "fp16" or "int8" with onnxruntime: networks are converted here, as by
+            `OnnxRuntimeProfiler`, and sent so; "fp32", "bf16" or "fp16" with OpenVINO.
         graph_optimization: of onnxruntime: "all", "extended", "basic" or "disabled".
+        provider_options: of onnxruntime's provider: a mapping, or "name:value,name:value".
+        cpu_fallback: whether nodes that the provider can't run may run on the CPU; they are told
+            in the measurements' notes. Without it such a network is an error.
+        calibration: for int8 alone: batches of inputs, or an .npz file with an array for each
+            input; by default the example inputs, which do for latency.
+        meter: reads the device's energy there: "jetson", "nvml" or "rapl".
+        meter_options: of the meter, as `energy_counters.METERS` takes them.
         python: the interpreter there.
         ssh: the ssh program, with options where it needs any: "ssh -F myconfig".
-        timeout_s: what one request (a few runs of one network) may take.
+        timeout_s: what one request (a few runs of one network, and a window of energy) may take.
         reconnect_s: for how long a lost device is waited for, as one that reboots.
         sessions: networks that are loaded there at a time, besides the reference.
         cache_mb: megabytes of networks that are kept there.
@@ -66,6 +71,9 @@ class SshProfiler:
     #: A meter that reads this machine says nothing of what it measures.
     remote = True
 
+    #: Names of the meters that it reads by itself, on the machine that it measures on.
+    meters = tuple(METERS)
+
     def __init__(
         self,
         address: str = "",
@@ -73,6 +81,11 @@ class SshProfiler:
         threads: int = 1,
         precision: str = "fp32",
         graph_optimization: str = "all",
+        provider_options: Mapping[str, Any] | str = "",
+        cpu_fallback: bool = True,
+        calibration: object = None,
+        meter: str = "",
+        meter_options: Mapping[str, Any] | None = None,
         python: str = "python3",
         ssh: str = "ssh",
         timeout_s: float = 60.0,
@@ -110,12 +123,29 @@ class SshProfiler:
         self._timeout_s = timeout_s
         self.reconnect_s = reconnect_s
         self._sessions = sessions
-        changed = graph_optimization != "all"
-        self._settings = {"graph_optimization": graph_optimization} if changed else {}
+        if meter and meter not in METERS:
+            raise ProfilerError(
+                f"meter must be one of {', '.join(METERS)} where ssh reads it on the other "
+                f"machine; got {meter!r}"
+            )
+        self.meter = meter
+        counter = (
+            converted_options(f"meter {meter!r}", METERS[meter], meter_options or {})
+            if meter
+            else {}
+        )
+        self._runtime = RemoteRuntime(
+            runtime, precision, graph_optimization, provider_options, cpu_fallback
+        )
+        self._converter = Converter(
+            self._runtime.converts, calibration=calibration, quantizer="onnxruntime"
+        )
         self._start = {
             "runtime": runtime,
             "threads": threads,
-            "options": runtime_options(runtime, precision, graph_optimization),
+            "options": self._runtime.options,
+            "meter": meter,
+            "meter_options": counter,
             "folder": FOLDER,
             "limit": cache_mb << 20,
         }
@@ -127,10 +157,7 @@ class SshProfiler:
         Raises:
             ProfilerError: it can't be reached, or can't measure.
         """
-        try:
-            session = self.connect()
-        except Lost as error:
-            raise ProfilerError(f"{self.target} can't be reached over ssh: {error}") from error
+        session = self._reached()
         session.close()
         return self.spec(session)
 
@@ -143,21 +170,44 @@ class SshProfiler:
         reference again beside it, as by `OnnxRuntimeProfiler` and `OpenVinoProfiler`. Where the
         connection is lost meanwhile, all of this is done anew, once.
         """
-        link = _Link(self)
+        link = Link(self)
+        runtime = self._runtime.name.partition("-")[0]
 
         def chunk(some: list[Artifact], share: MeasuringProtocol) -> list[Measurement]:
             link.clear()
-            networks = [RemoteNetwork(number, a) for number, a in enumerate(some)]
-            visited = [_Visited(link, network) for network in networks]
-            measured = measure_interleaved([a.key for a in some], visited, share)
+            ready, errors = converted(self._converter, some)
+            networks = {a.key: RemoteNetwork(i, a) for i, a in enumerate(ready)}
+
+            def load(artifact: Artifact) -> Visited:
+                return Visited(link, networks[artifact.key])
+
+            measured = load_and_measure(runtime, load, ready, share, errors)
             if protocol.kernels and measured[0].ok:
-                return link.profile(networks, measured, share)
+                measured = link.profile(list(networks.values()), measured, share)
+            if link.elsewhere:
+                measured = [replace(m, notes=(*m.notes, link.elsewhere)) for m in measured]
             return measured
 
         try:
-            return measure_in_chunks(artifacts, protocol, chunk, sessions=self._sessions)
+            longer = lengthened(protocol, len(artifacts), link.window_s())
+            return measure_in_chunks(artifacts, longer, chunk, sessions=self._sessions)
         finally:
             link.drop()
+
+    def conditions(self) -> dict[str, str]:
+        """Clocks and temperature there at this moment; {} where they can't be read.
+
+        Raises:
+            ProfilerError: it can't be reached, or can't measure.
+        """
+        session = self._reached()
+        try:
+            told = session.ask("conditions").get("conditions", {})
+        except Lost as error:
+            raise ProfilerError(f"the connection to {self.target} was lost: {error}") from error
+        finally:
+            session.close()
+        return {str(name): str(value) for name, value in told.items()}
 
     def connect(self) -> Session:
         """Connect, and start the agent.
@@ -171,132 +221,32 @@ class SshProfiler:
     def spec(self, session: Session) -> DeviceSpec:
         """The device at the other end of a connection."""
         told = session.about
-        name, details = parse_cpuinfo(str(told.get("cpuinfo", "")))
+        details = {
+            **told.get("details", {}),
+            **self._converter.details,
+            **self._runtime.details,
+            "over": f"ssh to {self.target}",
+        }
+        if self.meter:
+            covers = told.get("meter", {}).get("covers", "idle power included")
+            details["energy"] = f"measured, {self.meter}: {covers}"
         about = {
             **told.get("about", {}),
-            "name": name or told.get("machine") or "unknown CPU",
-            "threads": self._start["threads"],
-            "details": {**details, **told.get("details", {}), "over": f"ssh to {self.target}"},
+            "precision": self._runtime.precision,
+            "details": details,
         }
-        return replace(replies.device(about, "the device"), settings=self._settings)
+        return replace(replies.device(about, "the device"), settings=self._runtime.settings)
 
-
-class _Link:
-    """The connection of one call of `measure`, made anew where it is lost."""
-
-    def __init__(self, profiler: SshProfiler) -> None:
-        self.profiler = profiler
-        self.session: Session | None = None
-        self.loaded: set[int] = set()
-        self._spec: DeviceSpec | None = None
-        self._over = ""  # why there is no use in trying again
-
-    def clear(self) -> None:
-        """Forget the networks that are loaded; a new chunk numbers its own."""
-        self.loaded.clear()
-        if self.session is not None:
-            try:
-                self.session.ask("clear")
-            except (Lost, ProfilerError):
-                self.drop()
-
-    def drop(self) -> None:
-        """End the connection."""
-        self.loaded.clear()
-        if self.session is not None:
-            self.session.close()
-            self.session = None
-
-    def visit(self, network: RemoteNetwork, runs: int) -> Visit:
-        """Have a network run; tried once more where the connection is lost.
+    def _reached(self) -> Session:
+        """A connection.
 
         Raises:
-            ProfilerError: it can't be run there, or the connection was lost each time.
+            ProfilerError: there is none, or it can't measure there.
         """
-
-        def visit(session: Session) -> Visit:
-            if network.number not in self.loaded:
-                network.load(session)
-                self.loaded.add(network.number)
-            reply = session.ask("run", number=network.number, runs=runs)
-            return replies.visit(reply, runs, "the device")
-
-        return self._again(visit, "measured")
-
-    def profile(
-        self,
-        networks: Sequence[RemoteNetwork],
-        measured: Sequence[Measurement],
-        protocol: MeasuringProtocol,
-    ) -> list[Measurement]:
-        """Measurements with their kernels; those that can't be profiled have `error` set."""
-
-        def profile(session: Session) -> list[Measurement]:
-            def load(index: int) -> Source:
-                return networks[index].profiled(session)
-
-            if self._spec is not None and self._spec.runtime == "openvino":
-                return openvino_kernels.profile_kernels(load, measured)
-            return onnxruntime_kernels.profile_kernels(load, measured, protocol)
-
         try:
-            return self._again(profile, "profiled")
-        except ProfilerError as error:
-            return [Measurement(m.key, error=m.error or str(error)) for m in measured]
-
-    def _again(self, do: Callable[[Session], T], what: str) -> T:
-        """Do it; once more where the connection is lost."""
-        problem: Lost | None = None
-        for _ in range(ATTEMPTS):
-            session = self._connected()
-            try:
-                return do(session)
-            except Lost as error:
-                problem = error
-                self.drop()
-        raise ProfilerError(
-            f"the connection to {self.profiler.target} was lost {ATTEMPTS} times while this was "
-            f"{what}; the last time: {problem}"
-        )
-
-    def _connected(self) -> Session:
-        if self._over:
-            raise ProfilerError(self._over)
-        if self.session is not None:
-            return self.session
-        # A device that was there a moment ago may be rebooting: it is waited for.
-        deadline = time.monotonic() + (self.profiler.reconnect_s if self._spec else 0.0)
-        pause = 0.5
-        while self.session is None:
-            try:
-                self.session = self.profiler.connect()
-            except Lost as error:
-                if time.monotonic() + pause > deadline:
-                    self._over = f"{self.profiler.target} can't be reached over ssh: {error}"
-                    raise ProfilerError(self._over) from error
-                time.sleep(pause)
-                pause = min(2 * pause, 10.0)
-            except ProfilerError as error:
-                self._over = str(error)
-                raise
-        found = self.profiler.spec(self.session)
-        if self._spec is not None and found != self._spec:
-            self.drop()
-            self._over = f"another device answers than before: {found}, before {self._spec}"
-            raise ProfilerError(self._over)
-        self._spec = found
-        return self.session
-
-
-class _Visited:
-    """A network that is timed there."""
-
-    def __init__(self, link: _Link, network: RemoteNetwork) -> None:
-        self._link, self._network = link, network
-
-    def visit(self, runs: int) -> Visit:
-        """Have it run that many times in a row."""
-        return self._link.visit(self._network, runs)
+            return self.connect()
+        except Lost as error:
+            raise ProfilerError(f"{self.target} can't be reached over ssh: {error}") from error
 
 
 def _target(address: str) -> tuple[str, list[str]]:

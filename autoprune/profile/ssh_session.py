@@ -23,8 +23,24 @@ GREETING_LINES = 200
 #: The agent gives up on a request this much before the connection does.
 MARGIN_S = 5.0
 
-#: The modules that are sent, each after those that it imports; the last one is the agent.
-PARTS = ("onnxruntime_nodes", "openvino_nodes", "agent_runtimes", "agent")
+#: The modules that are sent, each after those that it imports; the last one is the agent. They
+#: need Python 3.9 and numpy.
+PARTS = (
+    "autoprune.core.errors",
+    "autoprune.profile.conditions",
+    "autoprune.profile.cpu",
+    "autoprune.profile.nvidia_smi",
+    "autoprune.profile.onnxruntime_nodes",
+    "autoprune.profile.onnxruntime_providers",
+    "autoprune.profile.onnxruntime_sessions",
+    "autoprune.profile.openvino_nodes",
+    "autoprune.profile.energy",
+    "autoprune.profile.energy_sampled",
+    "autoprune.profile.energy_jetson",
+    "autoprune.profile.energy_counters",
+    "autoprune.profile.agent_runtimes",
+    "autoprune.profile.agent",
+)
 
 #: Runs on the device: reads the modules from the pipe, checks their hashes, and becomes the agent.
 BOOTSTRAP = (
@@ -53,7 +69,8 @@ class Lost(AutopruneError):
 @cache
 def source(part: str) -> bytes:
     """The file of a module in `PARTS`."""
-    return resources.files("autoprune.profile").joinpath(f"{part}.py").read_bytes()
+    package, _, module = part.rpartition(".")
+    return resources.files(package).joinpath(f"{module}.py").read_bytes()
 
 
 class Session:
@@ -79,7 +96,7 @@ class Session:
             for part in PARTS:
                 code = source(part)
                 digest = hashlib.sha256(code).hexdigest()
-                self._write(f"autoprune.profile.{part} {len(code)} {digest}\n".encode() + code)
+                self._write(f"{part} {len(code)} {digest}\n".encode() + code)
             self._greeted()
             #: What the agent tells of the device.
             self.about = self.ask("start", **start)

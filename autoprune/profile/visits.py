@@ -19,10 +19,12 @@ class Visit:
     Attributes:
         latency_ms: of the fastest run.
         energy_mj: of one run, their mean; None where it can't be read.
+        no_energy: why it can't, where that is to be told.
     """
 
     latency_ms: float
     energy_mj: float | None = None
+    no_energy: str = ""
 
 
 @runtime_checkable

@@ -135,12 +135,14 @@ class DeviceMeasure:
         return self._measure(["dense", "pruned"], networks, self._protocol(1, effort))
 
     def conditions(self) -> dict[str, str]:
-        """Clocks and temperature at this moment, where they can be read."""
-        if getattr(self.profiler, "remote", False):
-            return {}
-        from autoprune.profile.conditions import conditions
+        """Clocks and temperature at this moment, where they can be read.
 
-        return conditions(self.spec)
+        Raises:
+            ProfilerError: the profiler tells them by itself, and can't.
+        """
+        from autoprune.profile.conditions import conditions_by
+
+        return conditions_by(self.profiler)
 
     def no_energy(self) -> str:
         """Why the device tells no energy; "" where it does. Measures the dense network briefly."""

@@ -1,18 +1,14 @@
 """Measuring over a real OpenSSH server on the loopback interface, with throw-away keys."""
 
-import getpass
 import hashlib
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import ssh_server
+from ssh_server import Cut, agent_with
 
 from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
@@ -23,71 +19,13 @@ from autoprune.profile.registry import make_profiler
 from autoprune.profile.ssh import SshProfiler
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
 
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 FEW = MeasuringProtocol(warmup=1, runs=2, min_rounds=3, max_rounds=3, timeout_s=30)
-
-
-class Server:
-    """An sshd, the client's configuration for it, and where its user keeps files."""
-
-    def __init__(self, folder, port):
-        self.folder, self.port = folder, port
-        self.home = folder / "home"
-        self.files = self.home / ".cache" / "autoprune"
-        self.address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
-        self.python = f"HOME={self.home} {sys.executable}"
-
-    def profiler(self, **options):
-        given = {"python": self.python, "ssh": f"ssh -F {self.folder}/config", "timeout_s": 30}
-        return make_profiler(self.address, **{**given, **options})
-
-
-def keygen(path):
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    return path.with_suffix(".pub").read_text().split()[:2]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    if SSHD is None or shutil.which("ssh") is None:
-        pytest.skip("needs an OpenSSH server to measure over: apt-get install openssh-server")
-    if os.getuid() == 0:  # the server's own folder, which an init script makes otherwise
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    folder = tmp_path_factory.mktemp("ssh")
-    host, user = keygen(folder / "host"), keygen(folder / "user")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(folder, port)
-    server.home.mkdir()
-    (folder / "authorized").write_text(" ".join(user) + "\n")
-    (folder / "known").write_text(f"[127.0.0.1]:{port} {' '.join(host)}\n")
-    (folder / "config").write_text(
-        f"Host *\n IdentityFile {folder}/user\n IdentitiesOnly yes\n IdentityAgent none\n"
-        f" UserKnownHostsFile {folder}/known\n GlobalKnownHostsFile /dev/null\n"
-        " StrictHostKeyChecking yes\n"
-    )
-    (folder / "sshd").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {folder}/authorized\nPasswordAuthentication no\n"
-        "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\n"
-        "PermitRootLogin prohibit-password\n"
-    )
-    log = folder / "log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd")], stderr=stderr)
-    try:
-        for _ in range(100):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            pytest.skip(f"the OpenSSH server does not start here: {log.read_text()[-500:]}")
+    with ssh_server.running(tmp_path_factory.mktemp("ssh")) as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_keeps_the_contract(server):
@@ -246,24 +184,6 @@ def test_many_networks_are_measured_in_chunks(server):
         assert measurement.latency_ms == pytest.approx(measurement.ratio * found[0].latency_ms)
 
 
-class Cut:
-    """Kills the ssh client when a request is asked for, as often as it is told."""
-
-    def __init__(self, monkeypatch, when):
-        self.cuts, self.runs = 0, 0
-        real = ssh_session.Session.ask
-
-        def ask(session, do, data=b"", **arguments):
-            if do == "run":
-                self.runs += 1
-                if when(self.runs, arguments["number"]):
-                    self.cuts += 1
-                    os.kill(session.pid, signal.SIGKILL)
-            return real(session, do, data, **arguments)
-
-        monkeypatch.setattr(ssh_session.Session, "ask", ask)
-
-
 def test_a_connection_that_is_cut_is_made_anew(server, monkeypatch):
     cut = Cut(monkeypatch, lambda count, number: count in (3, 8))
     artifacts = [conv_artifact("a", 8), conv_artifact("b", 16)]
@@ -281,12 +201,6 @@ def test_a_network_that_always_loses_the_connection_is_an_error_of_its_own(serve
     assert "was lost 2 times while this was measured" in deadly.error
     assert good.ok
     assert other.ok
-
-
-def agent_with(monkeypatch, old, new):
-    real = ssh_session.source
-    assert real("agent").count(old) == 1
-    monkeypatch.setattr(ssh_session, "source", lambda part: real(part).replace(old, new))
 
 
 def test_a_run_that_hangs_is_ended_on_the_device_and_recorded(server, monkeypatch):
@@ -318,15 +232,13 @@ def test_a_full_disk_is_an_error_of_that_network(server, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (b"VERSION = 2\n", b"VERSION = 3\n", "the agent there is of version 3"),
+        (b"VERSION = 3\n", b"VERSION = 4\n", "the agent there is of version 4"),
         (b"    agent = Agent(source)\n", b"    print(1 / 0)\n", "ZeroDivisionError"),
-        (b'        return {"latencies_ms": times}',
-         b'        return {"latencies_ms": [0.0] * runs}',
+        (b'{"latencies_ms": times, ', b'{"latencies_ms": [0.0] * runs, ',
          "must be positive, finite numbers; got 0.0"),
-        (b'        return {"latencies_ms": times}', b'        return {"latencies_ms": times[1:]}',
-         "numbers; got"),
-        (b'        return {"latencies_ms": times}',
-         b'        os.write(3, b"rubbish\\n"); return {"latencies_ms": times}', "in JSON"),
+        (b'{"latencies_ms": times, ', b'{"latencies_ms": times[1:], ', "numbers; got"),
+        (b'        return {"latencies_ms": times, ',
+         b'        os.write(3, b"rubbish\\n"); return {"latencies_ms": times, ', "in JSON"),
     ],
 )  # fmt: skip
 def test_an_agent_that_misbehaves_never_gives_a_number(server, monkeypatch, old, new, said):
@@ -349,7 +261,7 @@ def test_an_agent_damaged_on_its_way_is_not_run(server, monkeypatch):
 
 def test_hosts_and_keys_are_checked_as_ssh_does(server, tmp_path):
     known = (server.folder / "known").read_text()
-    other = " ".join(keygen(tmp_path / "other"))
+    other = " ".join(ssh_server.keygen(tmp_path / "other"))
     config = (server.folder / "config").read_text()
     for name, text in (("unknown", ""), ("changed", f"{known.split()[0]} {other}\n")):
         (tmp_path / name).write_text(text)
@@ -368,7 +280,7 @@ def test_hosts_and_keys_are_checked_as_ssh_does(server, tmp_path):
 def test_what_is_missing_on_the_device_is_told(server):
     cases = {
         "python": ("no-such-python", "not found"),
-        "runtime": ("onnxruntime-cuda", "has no provider 'cuda'; it has"),
+        "runtime": ("onnxruntime-cuda", r"built with \(.*cpu\); got 'cuda'. To get it: "),
     }
     for option, (value, said) in cases.items():
         with pytest.raises(ProfilerError, match=said):
@@ -429,7 +341,11 @@ def test_wrong_addresses_are_refused(address):
     [
         ({"ssh": "no-such-ssh"}, MissingDependencyError, "openssh-client"),
         ({"threads": 0}, ProfilerError, "threads must be an integer of at least 1, got 0"),
-        ({"precision": "bf16"}, ProfilerError, "precision must be one of fp32 with onnxruntime"),
+        ({"precision": "bf16"}, ProfilerError, "must be one of fp32, fp16, int8 with onnxruntime"),
+        ({"runtime": "openvino-cpu", "precision": "int8"}, ProfilerError, "fp32, bf16, fp16 with"),
+        ({"runtime": "tensorrt"}, ProfilerError, r"trtexec\?host=user@host"),
+        ({"runtime": "pytorch-cuda"}, ProfilerError, "install autoprune there"),
+        ({"cpu_fallback": False}, ProfilerError, "cpu_fallback must be left out"),
         (
             {"runtime": "openvino-cpu", "graph_optimization": "basic"},
             ProfilerError,

@@ -3,8 +3,16 @@ import stat
 import pytest
 
 from autoprune.core.device import DeviceSpec
-from autoprune.profile.conditions import conditions, cpu_clocks, cpu_now, gpu
+from autoprune.profile.conditions import (
+    conditions,
+    conditions_by,
+    cpu_clocks,
+    cpu_now,
+    gpu,
+    jetson_gpu,
+)
 from autoprune.profile.cpu import cpu
+from autoprune.profile.power import StatedPower
 
 
 def write(root, **files):
@@ -72,26 +80,83 @@ def program(path, text):
     return [str(path)]
 
 
+def smi(path, general, applications):
+    """An nvidia-smi that answers so to the two questions."""
+    return program(
+        path, f'case "$*" in *applications*) {applications};; *) echo "{general}";; esac'
+    )
+
+
 def test_a_gpus(tmp_path):
-    told = program(tmp_path / "smi", "echo '575.57, 41, 345, 1980, [N/A], 700.00'")
+    told = smi(tmp_path / "smi", "575.57, 41, 345, 1980, 700.00", "echo '[N/A], [N/A]'")
     assert gpu("1", command=told) == {
         "driver": "575.57",
         "gpu_temperature_c": "41",
         "gpu_clock_mhz": "345",
         "gpu_clock_max_mhz": "1980",
         "gpu_power_limit_w": "700.00",
+        "gpu_clocks_locked": "unknown",
     }
     assert gpu(command=program(tmp_path / "none", "echo 'No devices were found'; exit 6")) == {}
+
+
+@pytest.mark.parametrize(
+    ("applications", "locked"),
+    [
+        ("echo '1410, 1980'", "yes"),  # nvidia-smi --applications-clocks: the driver boosts no more
+        ("echo '1980, 1980'", "unknown"),  # perhaps by --lock-gpu-clocks, which can't be read
+        ("echo '1410, [N/A]'", "unknown"),
+        ("echo '[Deprecated], [Deprecated]'", "unknown"),
+        ("echo 'Field \"clocks.applications.graphics\" is not valid'; exit 2", "unknown"),
+    ],
+)
+def test_a_gpus_clocks_are_locked_or_it_is_unknown(tmp_path, applications, locked):
+    found = gpu(command=smi(tmp_path / "smi", "470.1, 41, 1410, 1980, 250.00", applications))
+    assert found["gpu_clocks_locked"] == locked
+    assert found["driver"] == "470.1"
+
+
+def test_a_jetsons_gpu_is_told_by_linux(tmp_path):
+    assert jetson_gpu(tmp_path) == {}
+    devfreq = tmp_path / "class/devfreq"
+    write(devfreq, emc__cur_freq=204000000, emc__min_freq=1, emc__max_freq=1)
+    gpu = "17000000.ga10b"
+    write(devfreq / gpu, cur_freq=612000000, min_freq=306000000, max_freq=918000000)
+    assert jetson_gpu(tmp_path) == {
+        "gpu_clock_mhz": "612",
+        "gpu_clock_limits_mhz": "306 to 918",
+        "gpu_clocks_locked": "no",
+    }
+    write(devfreq / gpu, min_freq=918000000)
+    assert jetson_gpu(tmp_path)["gpu_clocks_locked"] == "yes"
 
 
 def test_a_gpu_is_asked_only_where_it_is_measured_on(monkeypatch):
     from autoprune.profile import conditions as module
 
-    monkeypatch.setattr(module, "gpu", lambda: {"driver": "1"})
+    monkeypatch.setattr(module, "gpu", lambda index: {"driver": "1", "index": index})
     monkeypatch.setattr(module, "cpu_now", lambda: {"temperature_c": "54"})
     assert conditions(DeviceSpec("a device far away", "onnxruntime", "1")) == {}
     here = conditions(DeviceSpec(cpu()[0], "onnxruntime", "1"))
     assert here["temperature_c"] == "54"
     assert "driver" not in here
     for provider in ("cuda", "cuda-eager"):
-        assert conditions(DeviceSpec("x", "r", "1", provider))["driver"] == "1"
+        found = conditions(DeviceSpec("x", "r", "1", provider, settings={"device_id": "2"}))
+        assert found == {"driver": "1", "index": "2"}
+    monkeypatch.setattr(module, "gpu", lambda index: {})
+    monkeypatch.setattr(module, "jetson_gpu", lambda: {"gpu_clocks_locked": "no"})
+    assert conditions(DeviceSpec("Orin", "tensorrt", "1", "x")) == {"gpu_clocks_locked": "no"}
+
+
+def test_a_profiler_far_away_tells_its_own():
+    class Far:
+        remote = True
+
+    class Tells(Far):
+        def conditions(self):
+            return {"temperature_c": "54"}
+
+    assert conditions_by(Far()) == {}
+    for profiler in (Tells(), StatedPower(Tells(), 5.0)):
+        assert conditions_by(profiler) == {"temperature_c": "54"}
+    assert conditions_by(StatedPower(Far(), 5.0)) == {}

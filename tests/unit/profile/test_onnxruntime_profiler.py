@@ -10,7 +10,7 @@ from autoprune.cost.align import charge
 from autoprune.cost.layout import HEAVY, Layout
 from autoprune.export import export_onnx, input_arrays
 from autoprune.graph import trace
-from autoprune.profile import chunks, onnxruntime_providers
+from autoprune.profile import chunks, onnxruntime_sessions
 from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.profile.onnxruntime_nodes import parse_profile
@@ -181,7 +181,7 @@ def test_a_provider_that_leaves_all_to_the_cpu_is_refused():
 
 def test_nodes_that_run_on_the_cpu_are_noted(monkeypatch):
     counts = {"CPUExecutionProvider": ["a", "b"], "AzureExecutionProvider": ["c", "d", "e"]}
-    monkeypatch.setattr(onnxruntime_providers, "node_counts", lambda profile: counts)
+    monkeypatch.setattr(onnxruntime_sessions, "node_counts", lambda profile: counts)
     (measurement,) = OnnxRuntimeProfiler(provider="azure").measure([conv_artifact("a", 8)], QUICK)
     assert measurement.notes[-1].startswith("2 of 5 nodes run on the CPU instead of Azure")
 

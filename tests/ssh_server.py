@@ -1,0 +1,107 @@
+"""A real OpenSSH server on the loopback interface, with throw-away keys, for an ordinary user."""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autoprune.profile import ssh_session
+from autoprune.profile.registry import make_profiler
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+class Server:
+    """An sshd, the client's configuration for it, and where its user keeps files."""
+
+    def __init__(self, folder, port):
+        self.folder, self.port = folder, port
+        self.home = folder / "home"
+        self.files = self.home / ".cache" / "autoprune"
+        self.address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
+        self.python = f"HOME={self.home} {sys.executable}"
+
+    def profiler(self, **options):
+        given = {"python": self.python, "ssh": f"ssh -F {self.folder}/config", "timeout_s": 30}
+        return make_profiler(self.address, **{**given, **options})
+
+
+def keygen(path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return path.with_suffix(".pub").read_text().split()[:2]
+
+
+@contextmanager
+def running(folder):
+    """A server, until the block ends; the test skips where there is none."""
+    if SSHD is None or shutil.which("ssh") is None:
+        pytest.skip("needs an OpenSSH server to measure over: apt-get install openssh-server")
+    if os.getuid() == 0:  # the server's own folder, which an init script makes otherwise
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    host, user = keygen(folder / "host"), keygen(folder / "user")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(folder, port)
+    server.home.mkdir()
+    (folder / "authorized").write_text(" ".join(user) + "\n")
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {' '.join(host)}\n")
+    (folder / "config").write_text(
+        f"Host *\n IdentityFile {folder}/user\n IdentitiesOnly yes\n IdentityAgent none\n"
+        f" UserKnownHostsFile {folder}/known\n GlobalKnownHostsFile /dev/null\n"
+        " StrictHostKeyChecking yes\n"
+    )
+    (folder / "sshd").write_text(
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized\nPasswordAuthentication no\n"
+        "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\n"
+        "PermitRootLogin prohibit-password\n"
+    )
+    log = folder / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd")], stderr=stderr)
+    try:
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        else:
+            pytest.skip(f"the OpenSSH server does not start here: {log.read_text()[-500:]}")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class Cut:
+    """Kills the ssh client when a request to run is asked for, as often as it is told."""
+
+    def __init__(self, monkeypatch, when):
+        self.cuts, self.runs = 0, 0
+        real = ssh_session.Session.ask
+
+        def ask(session, do, data=b"", **arguments):
+            if do == "run":
+                self.runs += 1
+                if when(self.runs, arguments["number"]):
+                    self.cuts += 1
+                    os.kill(session.pid, signal.SIGKILL)
+            return real(session, do, data, **arguments)
+
+        monkeypatch.setattr(ssh_session.Session, "ask", ask)
+
+
+def agent_with(monkeypatch, old, new):
+    """Another agent is sent: with that of its code changed."""
+    real = ssh_session.source
+    assert real("autoprune.profile.agent").count(old) == 1
+    monkeypatch.setattr(ssh_session, "source", lambda part: real(part).replace(old, new))
