@@ -62,8 +62,19 @@ def draw(shape: Sequence[int], channel: int, count: int, generator: torch.Genera
 
 def at(tensor: Tensor, channel: int, positions: Positions) -> Tensor:
     """(rows, channels) the vectors of a tensor at positions; broadcast dimensions are allowed."""
-    moved = tensor.movedim(channel, -1)
-    return moved[positions]
+    return _vectors(tensor.movedim(channel, -1), positions)
+
+
+def _vectors(x: Tensor, index: Positions) -> Tensor:
+    """`x[index]`, for indices of every dimension but the last."""
+    if not x.is_contiguous():
+        return x[index]
+    # The same, several times faster.
+    flat = index[0]
+    for size, part in zip(x.shape[1:-1], index[1:], strict=True):
+        flat = flat * size + part
+    rows = x.view(-1, x.shape[-1]).index_select(0, flat.flatten().to(x.device))
+    return rows.view(*flat.shape, x.shape[-1])
 
 
 def renumbered(
@@ -101,7 +112,7 @@ def patches(x: Tensor, window: Window, positions: Positions, groups: int = 1) ->
         groups: of a grouped convolution.
     """
     if not window.kernel:
-        return x[positions][None]
+        return _vectors(x, positions)[None]
     if window.transposed:
         return _grouped(_spread(x.movedim(1, -1), window, positions), groups)
     dims = len(window.kernel)
@@ -116,7 +127,7 @@ def patches(x: Tensor, window: Window, positions: Positions, groups: int = 1) ->
         shape = [1] * (dims + 1)
         shape[d + 1] = -1
         index.append((place * window.stride[d]).view(-1, *[1] * dims) + offset.view(shape))
-    return _grouped(x[tuple(index)].flatten(1, -2), groups)
+    return _grouped(_vectors(x, tuple(index)).flatten(1, -2), groups)
 
 
 def _spread(x: Tensor, window: Window, positions: Positions) -> Tensor:
@@ -136,7 +147,7 @@ def _spread(x: Tensor, window: Window, positions: Positions) -> Tensor:
         source = moved // window.stride[d]
         there = there & (moved % window.stride[d] == 0) & (source >= 0) & (source < x.shape[d + 1])
         index.append(source.clamp(0, x.shape[d + 1] - 1))
-    read = x[tuple(index)] * there.unsqueeze(-1)
+    read = _vectors(x, tuple(index)) * there.unsqueeze(-1)
     return read.flatten(1, -2)
 
 

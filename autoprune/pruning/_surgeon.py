@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from autoprune.graph.network import ChannelGroup, Network
+from autoprune.pruning._activations import LIVE_BYTES
 from autoprune.pruning._batches import Call
 from autoprune.pruning._consumers import Consumer, consumers, order
 from autoprune.pruning._probe import affine
@@ -81,6 +82,7 @@ def operate(
     ridge: float,
     seed: int,
     weigh: Mapping[fx.Node, Tensor] | None = None,
+    limit: int = LIVE_BYTES,
 ) -> None:
     """Run the dense network once, and hand out each group's reading layers when all are known.
 
@@ -98,6 +100,7 @@ def operate(
         weigh: the last node that a layer's output passes through by itself (`Consumer.end`) →
             (channels,) what a squared error there counts; None makes errors relative to the
             output's power.
+        limit: bytes of activations held in memory; see `Walk`.
 
     Raises:
         SurgeryError: the network can't be run on the batches, or gives no finite values.
@@ -112,7 +115,8 @@ def operate(
             users.setdefault(consumer.node, []).append(name)
     known: dict[fx.Node, _Solved] = {}
     generator = torch.Generator().manual_seed(seed)
-    dense = Walk(network.program, order(network, (), [*wanted]), lookup(network.model), calls)
+    nodes = order(network, (), [*wanted])
+    dense = Walk(network.program, nodes, lookup(network.model), calls, limit=limit)
 
     def before(node: fx.Node) -> None:
         layer = wanted.get(node)

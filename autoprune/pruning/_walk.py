@@ -7,7 +7,7 @@ before anything behind it is computed: one forward pass in all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import SurgeryError
+from autoprune.pruning._activations import LIVE_BYTES, Activations
 from autoprune.pruning._batches import Call
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of
 
@@ -67,7 +68,8 @@ def flat_inputs(program: ExportedProgram, call: Call) -> dict[str, Any]:
 class Walk:
     """Runs the nodes of an exported graph one by one, each on all batches.
 
-    Values are dropped after their last use. Memory is that of the live activations of all batches.
+    Values are dropped after their last use. The live activations of all batches are held in memory
+    up to a limit; beyond it, those that are read last wait in a temporary file.
 
     Args:
         program: gives the signature and the constants.
@@ -76,6 +78,8 @@ class Walk:
         calls: the batches.
         rewrites: node → its constants in a pruned network.
         looks: node → another one whose value is looked at before the node is run.
+        limit: bytes of activations held in memory, beside those of a single batch that one op
+            reads and gives; None holds all, as gradients need it.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Walk:
         calls: Sequence[Call],
         rewrites: Mapping[str, Rewrite] | None = None,
         looks: Mapping[fx.Node, fx.Node] | None = None,
+        limit: int | None = LIVE_BYTES,
     ) -> None:
         self._looks = looks or {}
         self._program = program
@@ -95,10 +100,17 @@ class Walk:
         self._names = tensor_names(program)
         self._constants = program.graph_signature.inputs_to_lifted_tensor_constants
         self._inputs = [flat_inputs(program, call) for call in calls]
-        self._values: dict[str, list[Any]] = {}
-        self._last = {
-            source.name: index for index, node in enumerate(nodes) for source in self._reads(node)
-        }
+        uses: dict[str, list[int]] = {}
+        for index, node in enumerate(nodes):
+            for source in self._reads(node):
+                uses.setdefault(source.name, []).append(index)
+        self._last = {name: indices[-1] for name, indices in uses.items()}
+        self._values = Activations(uses, limit)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of activations that were in memory at a time; 0 without a limit."""
+        return self._values.peak
 
     def run(
         self,
@@ -109,31 +121,46 @@ class Walk:
 
         Args:
             before: called with each node when what it reads is there, before it is run.
-            after: called with each node when its value is there.
+            after: called with each node when its value is there; what it read may be gone.
 
         Raises:
-            SurgeryError: the graph can't be run on these batches.
+            SurgeryError: the graph can't be run on these batches, or the temporary file can't be
+                written.
         """
-        for index, node in enumerate(self._nodes):
-            if before is not None:
-                before(node)
-            if after is not None or node.name in self._last:
-                self._run(node)
-            if after is not None:
-                after(node)
-            for source in {*self._reads(node), node}:
-                if self._last.get(source.name, index) <= index:
-                    self._values.pop(source.name, None)
+        try:
+            for index, node in enumerate(self._nodes):
+                self._values.now = (index, -1)
+                if before is not None:
+                    before(node)
+                done = [n.name for n in self._reads(node) if self._last[n.name] == index]
+                if after is not None or node.name in self._last:
+                    self._run(node, done)
+                if after is not None:
+                    after(node)
+                for name in done if node.name in self._last else [*done, node.name]:
+                    self._values.drop(name)
+        finally:
+            self._values.close()
 
     def _reads(self, node: fx.Node) -> list[fx.Node]:
         look = self._looks.get(node)
         return node.all_input_nodes if look is None else [*node.all_input_nodes, look]
 
-    def values(self, node: fx.Node) -> list[Any]:
-        """The node's value for each batch."""
-        if node.name not in self._values and node.op in ("placeholder", "get_attr"):
-            self._run(node)
-        return self._values[node.name]
+    def values(self, node: fx.Node) -> Iterator[Any]:
+        """The node's value for each batch; each is to be used before the next one is taken."""
+        for batch in range(len(self._inputs)):
+            yield self.value(node, batch)
+
+    def value(self, node: fx.Node, batch: int) -> Any:
+        """The node's value for a batch, to be used before any other is asked for."""
+        (found,) = self._loaded([node], batch)
+        return found
+
+    def _loaded(self, nodes: Sequence[fx.Node], batch: int) -> list[Any]:
+        for node in nodes:
+            if node.name not in self._values and node.op in ("placeholder", "get_attr"):
+                self._run(node)
+        return self._values.get([(node.name, batch) for node in nodes])
 
     def argument(self, node: fx.Node, name: str, default: Any = None) -> Any:
         """A constant argument of a node, as it is in the pruned network."""
@@ -148,14 +175,11 @@ class Walk:
         Raises:
             SurgeryError: it can't be run on these batches.
         """
-
-        def value(source: fx.Node) -> Any:
-            if source.name in replaced:
-                return replaced[source.name]
-            return self.values(source)[batch]
-
+        sources = [n for n in node.all_input_nodes if n.name not in replaced]
+        known = {n.name: v for n, v in zip(sources, self._loaded(sources, batch), strict=True)}
+        known.update(replaced)
         target, args, kwargs = _prepared(node, self._rewrites.get(node.name))
-        args, kwargs = _filled(args, value), _filled(kwargs, value)
+        args, kwargs = _filled(args, known), _filled(kwargs, known)
         try:
             return target(*args, **kwargs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -166,17 +190,21 @@ class Walk:
                 "(the number of samples may differ)"
             ) from error
 
-    def _run(self, node: fx.Node) -> None:
+    def _run(self, node: fx.Node, done: Sequence[str] = ()) -> None:
+        """Run a node on all batches, and drop the values of those that are then done with."""
         if node.op == "placeholder":
-            self._values[node.name] = self._placeholder(node)
+            self._values.give(node.name, self._placeholder(node))
         elif node.op == "get_attr":
             owner: Any = self._program.graph_module
             for part in str(node.target).split("."):
                 owner = getattr(owner, part)
-            self._values[node.name] = [owner] * len(self._inputs)
+            self._values.give(node.name, [owner] * len(self._inputs))
         elif node.op == "call_function":
-            batches = range(len(self._inputs))
-            self._values[node.name] = [self.call(node, {}, batch) for batch in batches]
+            for batch in range(len(self._inputs)):
+                self._values.now = (self._values.now[0], batch)
+                self._values.put(node.name, batch, self.call(node, {}, batch))
+                for name in done:
+                    self._values.drop(name, batch)
 
     def _placeholder(self, node: fx.Node) -> list[Any]:
         if node.name in self._names:
@@ -196,12 +224,12 @@ def _prepared(node: fx.Node, rewrite: Rewrite | None) -> tuple[Any, Any, Any]:
     return node.target, (), {**arguments_of(node), **new}
 
 
-def _filled(argument: Any, value: Callable[[fx.Node], Any]) -> Any:
+def _filled(argument: Any, value: Mapping[str, Any]) -> Any:
     """An argument with values for nodes, in plain lists (some ops refuse fx's immutable ones)."""
     if isinstance(argument, fx.Node):
-        return value(argument)
+        return value[argument.name]
     if isinstance(argument, Scaled):
-        return value(argument.node) * argument.numerator // argument.denominator
+        return value[argument.node.name] * argument.numerator // argument.denominator
     if isinstance(argument, list):
         return [_filled(entry, value) for entry in argument]
     if isinstance(argument, tuple):

@@ -110,7 +110,7 @@ def _walk(network: Network, nodes: Sequence[fx.Node], call: Call) -> Walk:
         tensor = find(name).detach()
         return tensor if given or not tensor.is_floating_point() else tensor.requires_grad_()
 
-    return Walk(network.program, nodes, tensors, [(args, kwargs)])
+    return Walk(network.program, nodes, tensors, [(args, kwargs)], limit=None)
 
 
 def _leaf(value: Any) -> Any:

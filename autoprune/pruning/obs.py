@@ -12,6 +12,7 @@ import torch
 
 from autoprune.core.errors import ConfigError
 from autoprune.graph.network import ChannelGroup, Network
+from autoprune.pruning._activations import LIVE_BYTES
 from autoprune.pruning._batches import as_calls
 from autoprune.pruning._surgeon import Surgeon, operate
 from autoprune.pruning.importance import Importance, Scores, scores
@@ -37,6 +38,7 @@ class ReconstructionImportance(Importance):
         seed: of the positions.
         steps: at most so many eliminations for a group; larger groups lose several units at once.
         fallback: what scores groups that no layer that can be refitted reads.
+        max_live_bytes: of activations held in memory, as in `Reconstructor`.
 
     Raises:
         ConfigError: no batches, or a setting out of range.
@@ -51,6 +53,7 @@ class ReconstructionImportance(Importance):
         seed: int = 0,
         steps: int = 128,
         fallback: str | Importance = "l1",
+        max_live_bytes: int = LIVE_BYTES,
     ) -> None:
         if positions < 1 or steps < 1:
             raise ConfigError(
@@ -58,12 +61,15 @@ class ReconstructionImportance(Importance):
             )
         if not ridge > 0:
             raise ConfigError(f"ridge must be greater than 0, got {ridge!r}")
+        if max_live_bytes < 0:
+            raise ConfigError(f"max_live_bytes must be at least 0, got {max_live_bytes!r}")
         self._calls = as_calls(batches)
         self.positions = positions
         self.ridge = ridge
         self.seed = seed
         self.steps = steps
         self.fallback = fallback
+        self.max_live_bytes = max_live_bytes
         self._known: WeakKeyDictionary[Network, Scores] = WeakKeyDictionary()
 
     def scores(self, network: Network) -> Scores:
@@ -91,6 +97,7 @@ class ReconstructionImportance(Importance):
             positions=self.positions,
             ridge=self.ridge,
             seed=self.seed,
+            limit=self.max_live_bytes,
         )
         if len(result) < len(network.groups):
             other = scores(network, self.fallback)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from autoprune.core.errors import ConfigError, SurgeryError
 from autoprune.graph.network import Network, Selection
+from autoprune.pruning._activations import LIVE_BYTES
 from autoprune.pruning._altered import altered
 from autoprune.pruning._batches import as_calls
 from autoprune.pruning._constants import rewrites
@@ -53,8 +54,9 @@ class Reconstructor:
     as they are, for its output is the dense one's again. So recalibrating afterwards is not
     needed, and as a rule makes things worse.
 
-    The dense network is run only once, when this is made. Memory: the sampled targets, and the
-    live activations of all batches at once while it runs.
+    The dense network is run only once, when this is made. Memory: the sampled targets, and while
+    a network runs the live activations of all batches, up to a limit (`max_live_bytes`); beyond
+    it, those that are needed last wait in a temporary file (in $TMPDIR). Results are the same.
 
     Args:
         network: the traced network.
@@ -69,10 +71,13 @@ class Reconstructor:
             long.
         seed: of the positions.
         max_bytes: of the sampled targets; fewer positions are taken where they would need more.
+        max_live_bytes: of activations held in memory, beside those of a single batch that one op
+            reads and gives.
 
     Raises:
         ConfigError: no batches, or a setting out of range.
-        SurgeryError: the network can't be run on the batches, or gives no finite values.
+        SurgeryError: the network can't be run on the batches, or gives no finite values, or the
+            temporary file can't be written.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Reconstructor:
         scope: Scope = "consuming",
         seed: int = 0,
         max_bytes: int = 2**30,
+        max_live_bytes: int = LIVE_BYTES,
     ) -> None:
         if positions < 1:
             raise ConfigError(f"positions must be at least 1, got {positions!r}")
@@ -92,9 +98,12 @@ class Reconstructor:
             raise ConfigError(f"ridge must be greater than 0, got {ridge!r}")
         if scope not in ("consuming", "all"):
             raise ConfigError(f"scope must be 'consuming' or 'all', got {scope!r}")
+        if max_live_bytes < 0:
+            raise ConfigError(f"max_live_bytes must be at least 0, got {max_live_bytes!r}")
         self.network = network
         self.ridge = ridge
         self.scope = scope
+        self.max_live_bytes = max_live_bytes
         self._calls = as_calls(batches)
         self._names = tensor_names(network.program)
         self._reached = self._behind_groups()
@@ -154,12 +163,20 @@ class Reconstructor:
         share = min(1.0, max_bytes / max(self._bytes(positions), 1))
         ends = [*(c.target for c in self._consumers), *self._statistics]
         nodes = order(self.network, (), ends)
-        dense = Walk(self.network.program, nodes, lookup(self.network.model), self._calls)
+        dense = Walk(
+            self.network.program,
+            nodes,
+            lookup(self.network.model),
+            self._calls,
+            limit=self.max_live_bytes,
+        )
 
-        def after(node: fx.Node) -> None:
+        def before(node: fx.Node) -> None:
             if node in self._statistics:
                 for value in dense.values(arguments_of(node)["input"]):
                     self._statistics[node].add(value)
+
+        def after(node: fx.Node) -> None:
             for consumer in by_target.get(node.name, ()):
                 sample = result[consumer.node.name]
                 for value in dense.values(node):
@@ -174,7 +191,7 @@ class Reconstructor:
                     )
 
         with torch.no_grad():
-            dense.run(after=after)
+            dense.run(before=before, after=after)
         return result
 
     def _bytes(self, positions: int) -> int:
@@ -215,7 +232,9 @@ class _Refit:
         }
         nodes = order(network, tuple(self.layers.values()), tuple(self.norms))
         looks = {c.node: c.other for c in self.layers.values() if c.other is not None}
-        self.walk = Walk(network.program, nodes, self.find, owner._calls, changes, looks)
+        self.walk = Walk(
+            network.program, nodes, self.find, owner._calls, changes, looks, owner.max_live_bytes
+        )
 
     def run(self) -> tuple[str, ...]:
         self.walk.run(before=self._before)
@@ -295,8 +314,6 @@ class _Refit:
         masks: list[Keep | None] = [None if label is None else self.keep[label] for label in labels]
         channels = masks.pop(layer.channel)
         sample = self.owner._samples[layer.node.name]
-        inputs = self.walk.values(layer.input)
-        others: Sequence[Any] = self.walk.values(layer.other) if layer.other else [None]
         for batch, (dense, positions) in enumerate(
             zip(sample.values, sample.positions, strict=True)
         ):
@@ -304,8 +321,8 @@ class _Refit:
             y = dense if rows is None else dense[rows]
             y = y[:, torch.from_numpy(channels)] if channels is not None else y.clone()
             if layer.other is not None:
-                y -= at(others[batch], layer.channel, places)
-            yield patches(inputs[batch], layer.window, places, groups), y
+                y -= at(self.walk.value(layer.other, batch), layer.channel, places)
+            yield patches(self.walk.value(layer.input, batch), layer.window, places, groups), y
 
     def _shift(self, layer: Consumer, amount: Tensor, scale: Tensor, usable: Tensor) -> None:
         """Set what makes the intercept: the layer's own bias, or one behind it."""
