@@ -45,6 +45,18 @@ class Candidate(Mapping[str, int]):
             tuple((n, c.__index__() if hasattr(c, "__index__") else c) for n, c in kept.items())
         )
 
+    def __hash__(self) -> int:
+        # Kept: sets of what is under way are made for every trial.
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(self.kept)
+            object.__setattr__(self, "_hash", known)
+        return known
+
+    def __reduce__(self) -> tuple[type[Candidate], tuple[tuple[tuple[str, int], ...]]]:
+        # Hashes of strings are another process's.
+        return type(self), (self.kept,)
+
     def __getitem__(self, name: str) -> int:
         for group, count in self.kept:
             if group == name:

@@ -23,6 +23,11 @@ STARTS = 3
 #: Seconds after which a waiting driver looks whether the cluster is there, and after which lost
 #: workers are replaced.
 LOOK_S, SETTLE_S = 5.0, 0.5
+#: Seconds after which a driver that submits looks for workers that are done.
+POLL_S = 0.01
+#: For every so many workers one candidate more is asked for than there are workers. It waits in
+#: line, so that whoever is done need not wait until the searcher has been told.
+AHEAD = 20
 #: The latter grows by this when as many died as there are, before they were ready: what they lack
 #: (memory that others hold for a moment) may be there again a little later.
 PATIENCE = 4.0
@@ -113,6 +118,7 @@ class RayPool(EvaluatorPool):
         self._entering: dict[Any, _Running] = {}
         self._lost_workers: list[Any] = []
         self._replaced_at = math.inf
+        self._looked = time.monotonic()
         self._failed_starts = 0
         with ExitStack() as stack:
             cpus = None if address is not None else self._own_cpus()
@@ -132,13 +138,15 @@ class RayPool(EvaluatorPool):
 
     @property
     def slots(self) -> int:
-        """One candidate for each worker."""
-        return self._workers
+        """One candidate for each worker, and with many of them a few to go on with."""
+        return self._workers + self._workers // AHEAD
 
     def submit(self, ticket: int, candidate: Candidate) -> None:
         """Send a candidate to a worker, or put it in line for the next one that is free."""
         self._order[ticket] = None
         self._line.append(_Job(ticket, candidate))
+        if not self._idle and time.monotonic() - self._looked >= POLL_S:
+            self._wait(0.0)
         self._dispatch()
 
     def results(self) -> list[tuple[int, Outcome]]:
@@ -152,9 +160,9 @@ class RayPool(EvaluatorPool):
         """
         while self._order:
             found = self._finished()
+            self._dispatch()
             if found:
                 return found
-            self._dispatch()
             self._wait()
         return []
 
@@ -190,9 +198,12 @@ class RayPool(EvaluatorPool):
                 self._entering[running.actor.enter.remote()] = running
             self._running[running.actor.evaluate.remote(running.job.candidate)] = running
 
-    def _wait(self) -> None:
-        """Until something happens: a worker is ready, done, dead or late; or for a moment."""
-        left = LOOK_S
+    def _wait(self, left: float = LOOK_S) -> None:
+        """Until something happens: a worker is ready, done, dead or late; or for a moment.
+
+        Args:
+            left: seconds, at most.
+        """
         if self._timeout_s is not None:
             deadline = min((r.deadline for r in self._running.values()), default=math.inf)
             left = min(max(deadline - time.monotonic(), 0.0), left)
@@ -209,6 +220,7 @@ class RayPool(EvaluatorPool):
                     ready += more
             else:
                 time.sleep(left)
+            self._looked = time.monotonic()
             for ref in ready:
                 self._came(ref)
             self._end_late()

@@ -94,8 +94,8 @@ def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractConte
 
     It is Optuna's format, so Optuna's own tools read it. What differs from its own file backend:
     the lock is the operating system's, which does not survive the death of its process; each line
-    is parsed once; and the parameters of earlier trials, which stand in the trials' attributes
-    too, are not given to Optuna, whose reading of them takes most of the time.
+    is parsed once; and the trials' parameters, which stand in their attributes too, are written
+    but not read back, for that takes Optuna most of the time.
 
     Returns:
         The storage, and what opens a block whose entries are forced to the disk together, at its
@@ -133,7 +133,7 @@ def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractConte
                         return  # still being written
                     self._offset += len(line)
                     self._read += 1
-                    yield json.loads(line)
+                    yield _brief(json.loads(line))
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -145,13 +145,14 @@ def open_journal(path: Path) -> tuple[JournalStorage, Callable[[], AbstractConte
 
         @contextmanager
         def together(self) -> Iterator[None]:
-            self._later = True
-            try:
-                yield
-            finally:
-                self._later = False
-                with path.open("ab") as file:
-                    os.fsync(file.fileno())
+            with lock:  # once for all of them
+                self._later = True
+                try:
+                    yield
+                finally:
+                    self._later = False
+                    with path.open("ab") as file:
+                        os.fsync(file.fileno())
 
     try:
         journal = Journal()

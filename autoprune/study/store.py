@@ -127,21 +127,27 @@ class Store:
             phases: seconds by phase that it took.
             asked: how many trials were finished when it was suggested.
         """
-        from optuna.trial import TrialState, create_trial
+        from optuna.trial import FrozenTrial, TrialState
 
         attributes = _attributes(trial, phases or {}, asked)
         value = trial.score(objective) if trial.ok else None
         state = TrialState.COMPLETE if trial.ok else TrialState.FAIL
         if trial.ok and not trial.whole:
             state = TrialState.PRUNED
-        frozen = create_trial(
+        now = datetime.now()
+        frozen = FrozenTrial(
+            number=-1,  # the storage gives it one, and an id
+            trial_id=-1,
             state=state,
             value=value,
+            datetime_start=now,
+            datetime_complete=now,
             params=dict(trial.candidate),
             distributions={name: self._ranges[name] for name in trial.candidate},
             user_attrs=attributes,
+            system_attrs={},
+            intermediate_values={},
         )
-        frozen.datetime_complete = frozen.datetime_complete or datetime.now()
         with self._guarded():
             self._call(
                 lambda: self._storage.create_new_trial(self._study, template_trial=frozen),

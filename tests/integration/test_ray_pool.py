@@ -111,6 +111,31 @@ def warm_up(pool, work):
         pass
 
 
+def ended(work, kept):
+    """Wait until an evaluation of so many kept units has ended."""
+    until = time.monotonic() + 60
+    while kept not in work.counts("end"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_who_is_done_goes_on_with_what_is_in_line_while_the_driver_is_busy(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("autoprune.evaluate.ray.AHEAD", 1)
+    work = Scripted(tmp_path)
+    with RayPool(work, 1) as pool:
+        assert pool.slots == 2
+        for ticket, kept in enumerate([1, 2]):
+            pool.submit(ticket, Candidate.of({"conv": kept}))
+        assert [ticket for ticket, _ in pool.results()] == [0]
+        ended(work, 2)  # although nobody asks for results
+        pool.submit(2, Candidate.of({"conv": 3}))  # looks for who is done
+        ended(work, 3)
+        found = [ticket for _ in range(2) for ticket, _ in pool.results()]
+    assert found == [1, 2]
+
+
 def test_evaluations_wait_while_something_is_measured(cluster, tmp_path):
     work = Scripted(tmp_path)
     with RayPool(work, 1) as pool:

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -48,3 +51,11 @@ def test_candidates_hash_and_take_numpy_integers() -> None:
     assert one == other
     assert hash(one) == hash(other)
     assert one.key == other.key != Candidate.of({"a": 4}).key
+
+
+def test_a_candidate_hashes_alike_however_it_came_and_is_sent_without_its_hash():
+    candidate = Candidate((("a", 3), ("b", 1)))
+    assert hash(candidate) == hash(Candidate.of({"a": 3, "b": 1}))
+    for again in (pickle.loads(pickle.dumps(candidate)), copy.deepcopy(candidate)):
+        assert vars(again) == {"kept": candidate.kept}  # another process hashes names otherwise
+        assert again == candidate
