@@ -68,7 +68,7 @@ def run_batch_status(run: Path, *, as_json: bool) -> int:
         ]
         print(json.dumps({"driven": folder.driven, "jobs": jobs}, ensure_ascii=False))
     else:
-        Console().print(_table(states))
+        _print_all(Console(), states)
     return HELD if all(s.state == "held" for s in states) else NOT_HELD
 
 
@@ -124,7 +124,7 @@ class _Shown:
         if self._live is not None:
             if time.monotonic() - self._last >= 0.5:
                 self._last = time.monotonic()
-                self._live.update(_table(states, self._console.size), refresh=True)
+                self._live.update(_live_table(states, self._console.size), refresh=True)
             return
         for state in states:
             if state.state in ENDED and self._ended.get(state.job.name) != state.state:
@@ -134,38 +134,65 @@ class _Shown:
                 self._line(f"{state.job.name}: {state.state}{best}{note}")
 
 
-def _table(states: list[JobState], room: ConsoleDimensions | None = None) -> RenderableType:
-    """A row for each search, and how many are in which state.
-
-    Args:
-        states: of the searches.
-        room: of a terminal: a line for each search, as many as fit, what runs first. None shows
-            everything.
-    """
-    rows = len(states) if room is None else max(1, room.height - 3)
-    counts: dict[str, int] = {}
-    for state in states:
-        counts[state.state] = counts.get(state.state, 0) + 1
+def _live_table(states: list[JobState], room: ConsoleDimensions) -> RenderableType:
+    """A line for each search, as many as fit a terminal, what runs first; and the counts."""
+    rows = max(1, room.height - 3)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("search", overflow="fold", no_wrap=room is not None)
-    for heading in ("state", "trials", "best"):
+    for heading in ("search", "state", "trials", "best"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("")
     shown = sorted(states, key=lambda s: s.state != RUNNING) if len(states) > rows else states
     for state in shown[:rows]:
         table.add_row(
-            Text(state.job.name if room is None else _short(state.job.name, room.width // 2)),
+            Text(_short(state.job.name, room.width // 2)),
             Text(state.state, style=_STYLES.get(state.state, "dim")),
-            f"{state.trials}/{state.total}",
-            "" if state.best is None else f"{state.best:.4f}",
-            Text(state.note, overflow="ellipsis", no_wrap=True) if room else Text(state.note),
+            *_figures(state),
+            Text(state.note, overflow="ellipsis", no_wrap=True),
         )
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
     more = f"; {len(states) - rows} more" if len(states) > rows else ""
-    total = Text(f"{len(states)} searches: {told}{more}", style="bold")
-    if room is not None:
-        total.truncate(room.width, overflow="ellipsis")
+    total = Text(_counted(states) + more, style="bold")
+    total.truncate(room.width, overflow="ellipsis")
     return Group(table, total)
+
+
+def _print_all(console: Console, states: list[JobState]) -> None:
+    """Every search with its whole name, and below it what there is to say; then the counts.
+
+    Names stand last and are never folded: where they are wider than the terminal it breaks them
+    itself, and they can be copied and searched for whole.
+    """
+    figures = [(state.state, *_figures(state)) for state in states]
+    headings = ("state", "trials", "best")
+    widths = [max(len(row[i]) for row in (headings, *figures)) for i in range(3)]
+
+    def line(cells: Sequence[str], name: str, style: str) -> Text:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        text = Text("  ".join([*padded, name]))
+        text.stylize(style, 0, widths[0])
+        return text
+
+    lines = [line(headings, "search", "")]
+    lines[0].stylize("bold")
+    for state, cells in zip(states, figures, strict=True):
+        lines.append(line(cells, state.job.name, _STYLES.get(state.state, "dim")))
+        if state.note:
+            lines.append(Text(f"{' ' * widths[0]}  {state.note}", style="dim"))
+    lines.append(Text(_counted(states), style="bold"))
+    for text in lines:
+        console.print(text, soft_wrap=True, highlight=False)
+
+
+def _figures(state: JobState) -> tuple[str, str]:
+    """Trials and the best one, as they are shown."""
+    best = "" if state.best is None else f"{state.best:.4f}"
+    return f"{state.trials}/{state.total}", best
+
+
+def _counted(states: list[JobState]) -> str:
+    counts: dict[str, int] = {}
+    for state in states:
+        counts[state.state] = counts.get(state.state, 0) + 1
+    return f"{len(states)} searches: " + ", ".join(f"{n} {state}" for state, n in counts.items())
 
 
 def _short(name: str, width: int) -> str:
@@ -193,7 +220,7 @@ def _close(folder: BatchFolder, *, as_json: bool) -> int:
 
 def _print_summary(folder: BatchFolder, data: dict[str, Any], picture: Path | None) -> None:
     console = Console()
-    console.print(_table(folder.states()))
+    _print_all(console, folder.states())
     console.print()
     for best in data["best"]:
         device = f" on {best['device']}" if best["device"] else ""

@@ -82,7 +82,10 @@ class Loop:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the greatest objective; the earliest of equals."""
+        """The trial with the greatest objective that holds the searcher's budget, as predicted.
+
+        The earliest of equals.
+        """
         return None if self._best is None else self.trials[self._best]
 
     def _rank(self, trial: Trial) -> tuple[float, int]:
@@ -123,9 +126,15 @@ class Loop:
         return True
 
     def use(self, searcher: Searcher) -> None:
-        """Go on with another searcher, which is told of every trial there is; none is under way."""
+        """Go on with another searcher, perhaps of another budget; none is under way.
+
+        It is told of every trial there is. The best is the best of those that hold its budget.
+        """
         self._searcher = searcher
         self._untold = list(self.trials)
+        self._best = None
+        for index in range(len(self.trials)):
+            self._compare(index)
 
     def _fast_forward(self, total: int) -> None:
         """Take from the store what the searcher need not be asked for again.
@@ -260,10 +269,16 @@ class Loop:
         self.trials.append(trial)
         if trial.ok:
             self._cache.setdefault(trial.candidate, trial)
-        if trial.whole:
-            best = self.best
-            if best is None or self._rank(trial) > self._rank(best):
-                self._best = len(self.trials) - 1
+        self._compare(len(self.trials) - 1)
+
+    def _compare(self, index: int) -> None:
+        """Take a trial as the best if it is."""
+        trial, best = self.trials[index], self.best
+        if not trial.whole or (best is not None and self._rank(trial) <= self._rank(best)):
+            return
+        broken = self._searcher.context.budget.violations(trial.predicted)
+        if all(value <= 0 for value in broken.values()):
+            self._best = index
 
     def _candidates(self) -> list[Candidate]:
         """What is under way, in the order of suggestion."""

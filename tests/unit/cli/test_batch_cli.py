@@ -16,7 +16,7 @@ from rich.console import Console
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
 from autoprune.cli import main
-from autoprune.cli.batching import _Shown, _table
+from autoprune.cli.batching import _live_table, _print_all, _Shown
 from autoprune.cli.commands import worker_settings
 from autoprune.study.batch_config import read_sweep
 from autoprune.study.batch_folder import BatchFolder, JobState
@@ -189,7 +189,10 @@ def test_what_nobody_has_is_told_before_a_folder_is_made(
 
 def shown(states, *, live):
     console = Console(width=80, height=12, file=io.StringIO())
-    console.print(_table(states, console.size if live else None))
+    if live:
+        console.print(_live_table(states, console.size))
+    else:
+        _print_all(console, states)
     return console.file.getvalue().splitlines()
 
 
@@ -209,13 +212,16 @@ def test_the_live_table_has_a_line_for_each_search_that_fits_the_terminal():
     assert lines[-1].startswith("40 searches: 39 waiting, 1 running; 31 more")
 
 
-def test_a_whole_table_leaves_nothing_out():
-    note = "a long reason that does not fit into one line of a terminal, " * 3
-    names = [f"resnet56--macs=0.5x--seed{n}" for n in range(20)]
-    states = [JobState(SimpleNamespace(name=n), "failed", note=note + n) for n in names]
-    text = "".join("".join(shown(states, live=False)).split())
-    assert all(text.count(name) == 2 for name in names[10:])
-    assert "more" not in text
+def test_what_is_printed_in_the_end_breaks_no_name_and_no_reason():
+    note = "a long reason that does not fit into one line of a terminal [a/b], " * 3
+    names = [f"resnet56--{'latency=0.7x-' * 5}--evolve--seed{n}" for n in range(20)]
+    states = [JobState(SimpleNamespace(name=n), "failed", 3, 200, note=note + n) for n in names]
+    states[0] = JobState(states[0].job, "held", 200, 200, 0.9312)
+    lines = shown(states, live=False)
+    assert [line.split()[-1] for line in lines if not line.startswith(" ")][1:-1] == names
+    assert [line.strip() for line in lines if line.startswith(" ")] == [s.note for s in states[1:]]
+    assert lines[1].split()[:3] == ["held", "200/200", "0.9312"]
+    assert lines[-1] == "20 searches: 1 held, 19 failed"
 
 
 def test_a_warning_while_a_batch_runs_is_one_line(capsys):

@@ -223,3 +223,17 @@ def test_progress_hears_of_every_trial_and_the_best():
     loop.run(4)
     assert [h[2:] for h in heard] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert heard[-1][1] == loop.best.number
+
+
+def test_the_best_is_the_best_of_those_that_hold_the_budget_searched_for():
+    loop = make_loop(memory())
+    loop.run(6)
+    loosest = loop.best
+    tight = SearchContext(
+        SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.3), ShapeCost(), trials=12
+    )
+    loop.use(make_searcher("uniform", tight))
+    assert loop.best is None  # all of them spend what the first budget allows
+    loop.run(7)
+    assert loop.best == loop.trials[6]
+    assert loop.best.score() < loosest.score()
