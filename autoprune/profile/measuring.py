@@ -18,7 +18,7 @@ import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.profile.energy import MeterError, Windows
-from autoprune.profile.series import Reference, Series, bounded
+from autoprune.profile.series import Dependence, Reference, Series, bounded
 from autoprune.profile.throttling import RESTS, Rest
 from autoprune.profile.visits import Runner, Visit, Visitor, timed, visit
 
@@ -58,8 +58,9 @@ def measure_interleaved(
     a visit lasts about 10 ms) of which the fastest counts, and gives a ratio to the mean of the
     reference's visits before and after, so a linear drift cancels. With `protocol.meter`, a window
     of runs follows in which energy is read, and gives a ratio in the same way. The ratio is a
-    robust mean over rounds (`robust_mean`). Networks whose intervals are narrow enough drop out of
-    later rounds.
+    robust mean over rounds (`robust_mean`), whose interval allows for rounds that depend on each
+    other, as far as those of all networks together tell. Networks whose intervals are narrow
+    enough drop out of later rounds.
 
     A round in which the reference itself jumped is taken again. So is one in which the device was
     throttled: in which the reference is far from its usual time (see `throttling`). The device
@@ -206,6 +207,7 @@ class _Measuring:
     def _decide(self, active: list[Series], rounds: int) -> None:
         """Which of the active ones are done, and why."""
         protocol, late = self.protocol, self._late()
+        depend = Dependence.of(self._healthy(), self.reference)
         for series in active:
             if series.error is not None:
                 continue
@@ -217,7 +219,7 @@ class _Measuring:
                     _, low, high = self.reference.level(protocol.confidence)
                     narrow = (high - low) / 2 <= protocol.width
                 else:
-                    narrow = series.narrow(self.reference, protocol)
+                    narrow = series.narrow(self.reference, protocol, depend)
                 if narrow:
                     series.stopped = "interval"
                     continue
@@ -240,9 +242,10 @@ class _Measuring:
                 for key, s in zip(keys[1:], self.others, strict=True)
             ]
         found = [self._reference_result(keys[0])]
+        depend = Dependence.of(self._healthy(), self.reference)
         for key, series in zip(keys[1:], self.others, strict=True):
             series.no_energy = self.no_energy
-            found.append(series.result(key, self.reference, self.protocol))
+            found.append(series.result(key, self.reference, self.protocol, depend))
         return found
 
     def _reference_result(self, key: str) -> Measurement:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
-from autoprune.profile.statistics import robust_mean
+from autoprune.profile.statistics import autocorrelation, robust_mean
 from autoprune.profile.throttling import Bools, Floats, throttled, told
 from autoprune.profile.visits import Runner, Visit, Visitor
 
@@ -62,6 +63,28 @@ class Reference:
         return robust_mean(np.log(np.array(values, dtype=np.float64)), confidence)
 
 
+@dataclass(frozen=True)
+class Dependence:
+    """How much a round's figures depend on the round before, on this machine at this hour.
+
+    Attributes:
+        latency: autocorrelation of the latency ratios.
+        energy: of the energy ratios.
+    """
+
+    latency: float
+    energy: float
+
+    @classmethod
+    def of(cls, series: Sequence[Series], reference: Reference) -> Dependence:
+        """That of all networks' rounds together."""
+        measured = [each for each in series if each.own]
+        return cls(
+            autocorrelation([each.ratios(reference) for each in measured]),
+            autocorrelation([each.energy_ratios(reference) for each in measured]),
+        )
+
+
 @dataclass
 class Series:
     """A network's rounds: its figure in each, and the reference's visits around it."""
@@ -73,6 +96,7 @@ class Series:
     stopped: str = ""
     error: str | None = None
     no_energy: str = ""  # why its energy could not be read
+    wide: set[str] = field(default_factory=set)  # intervals that were too wide when looked at
 
     def add(self, before: int, own: Visit, after: int) -> None:
         """Take in a round."""
@@ -100,32 +124,60 @@ class Series:
         levels = np.array(reference.levels)
         return np.asarray((levels[self.before] + levels[self.after]) / 2)
 
-    def ratio(self, reference: Reference, confidence: float) -> Interval:
-        """Logarithm of the latency ratio over the steady rounds, and its interval."""
-        keep = self.steady(reference)
+    def ratios(self, reference: Reference) -> Floats:
+        """(steady rounds,) logarithms of the latency ratio."""
         own = np.log([visit.latency_ms for visit in self.own])
-        return robust_mean((own - self.beside(reference))[keep], confidence)
+        return np.asarray((own - self.beside(reference))[self.steady(reference)])
 
-    def energy_ratio(self, reference: Reference, confidence: float) -> Interval | None:
-        """Logarithm of the energy ratio; None where energy is not told in each steady round."""
+    def energy_ratios(self, reference: Reference) -> Floats:
+        """(steady rounds,) logarithms of the energy ratio; none if not told in each of them."""
         logs = []
         for index in np.flatnonzero(self.steady(reference)):
             around = [reference.energies[i] for i in (self.before[index], self.after[index])]
             told_mj = [e for e in (self.own[index].energy_mj, *around) if e is not None]
             if len(told_mj) < 3:
-                return None
+                return np.zeros(0)
             own, first, last = (math.log(e) for e in told_mj)
             logs.append(own - (first + last) / 2)
-        return robust_mean(logs, confidence) if logs else None
+        return np.array(logs)
 
-    def narrow(self, reference: Reference, protocol: MeasuringProtocol) -> bool:
+    def ratio(self, reference: Reference, confidence: float, depend: Dependence) -> Interval:
+        """Logarithm of the latency ratio over the steady rounds, and its interval."""
+        return robust_mean(self.ratios(reference), confidence, depend.latency)
+
+    def energy_ratio(
+        self, reference: Reference, confidence: float, depend: Dependence
+    ) -> Interval | None:
+        """Logarithm of the energy ratio; None where energy is not told in each steady round."""
+        logs = self.energy_ratios(reference)
+        return robust_mean(logs, confidence, depend.energy) if len(logs) else None
+
+    def narrow(self, reference: Reference, protocol: MeasuringProtocol, depend: Dependence) -> bool:
         """Whether its intervals, of latency and of energy where told, are narrow enough."""
-        found = [self.ratio(reference, protocol.confidence)]
-        energy = self.energy_ratio(reference, protocol.confidence)
-        found += [] if energy is None else [energy]
-        return all((high - low) / 2 <= protocol.width for _, low, high in found)
+        found = {"latency": self.ratio(reference, protocol.confidence, depend)}
+        energy = self.energy_ratio(reference, protocol.confidence, depend)
+        if energy is not None:
+            found["energy"] = energy
+        wide = {name for name, (_, low, high) in found.items() if (high - low) / 2 > protocol.width}
+        self.wide |= wide
+        return not wide
 
-    def result(self, key: str, reference: Reference, protocol: MeasuringProtocol) -> Measurement:
+    def _told(self, name: str, interval: Interval, protocol: MeasuringProtocol) -> Interval:
+        """An interval as it is told: one that was waited for is not narrower than was asked for.
+
+        Rounds that end when an interval is narrow enough end where its spread happens to be
+        underestimated. An interval of the width that was asked for holds the truth as often as it
+        says (Chow and Robbins, "On the Asymptotic Theory of Fixed-Width Sequential Confidence
+        Intervals for the Mean", Annals of Mathematical Statistics 36 (1965)).
+        """
+        centre, low, high = interval
+        if name not in self.wide or (high - low) / 2 >= protocol.width:
+            return interval
+        return centre, centre - protocol.width, centre + protocol.width
+
+    def result(
+        self, key: str, reference: Reference, protocol: MeasuringProtocol, depend: Dependence
+    ) -> Measurement:
         """What its rounds come to; an error where there are too few to tell."""
         confidence = protocol.confidence
         if self.error is None and not self.own:
@@ -150,12 +202,15 @@ class Series:
                     f"({protocol.timeout_s:g} s); let it cool, lock its clocks, or allow more time"
                 ),
             )
-        centre, low, high = self.ratio(reference, confidence)
+        ratio = self.ratio(reference, confidence, depend)
+        centre, low, high = self._told("latency", ratio, protocol)
         level = reference.level(confidence)
         middle = level[0] + centre
         below = math.hypot(centre - low, level[0] - level[1])
         above = math.hypot(high - centre, level[2] - level[0])
-        energy, dense = self.energy_ratio(reference, confidence), reference.energy(confidence)
+        energy = self.energy_ratio(reference, confidence, depend)
+        energy = energy and self._told("energy", energy, protocol)
+        dense = reference.energy(confidence)
         return Measurement(
             key=key,
             latency_ms=math.exp(middle),

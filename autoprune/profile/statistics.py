@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+
+#: Of autocorrelations: more can't be told from a drift.
+MOST = 0.8
 
 
 @lru_cache(maxsize=512)
@@ -22,21 +26,34 @@ def _signed_rank_tail(count: int, alpha: float) -> int:
     return int(np.searchsorted(cumulative, alpha / 2 * (1 + 1e-12), side="right")) - 1
 
 
-def autocorrelation(values: Floats) -> float:
-    """Lag-1 autocorrelation of values in the order they were taken, bias-corrected, in [0, 0.8].
+def autocorrelation(series: Sequence[Floats]) -> float:
+    """Lag-1 autocorrelation that several series have in common, in [0, 0.8].
 
+    What makes rounds depend on each other is the machine, which they share: taken together they
+    tell it far better than one of a few values can. The estimate is corrected for its bias
+    (Marriott and Pope, "Bias in the Estimation of Autocorrelations", Biometrika 41 (1954)) and
+    taken half a standard error higher, since intervals that are too narrow are the worse mistake.
     Negative values count as 0: they never narrow an interval.
+
+    Args:
+        series: each (n,), in the order the values were taken; those of less than 4 tell nothing.
     """
-    count = len(values)
-    if count < 4:
+    found, counts = [], []
+    for values in series:
+        count = len(values)
+        if count < 4:
+            continue
+        centred = np.clip(values - np.median(values), *_fences(values))
+        centred = centred - centred.mean()
+        square = float(centred @ centred)
+        if square > 0:
+            found.append(float(centred[:-1] @ centred[1:]) / square)
+            counts.append(count)
+    if not counts:
         return 0.0
-    centred = np.clip(values - np.median(values), *_fences(values))
-    square = float(centred @ centred)
-    if square == 0:
-        return 0.0
-    rho = float(centred[:-1] @ centred[1:]) / square + 1 / count
-    # Below two standard errors it is not told from none.
-    return min(rho, 0.8) if rho > 2 / math.sqrt(count) else 0.0
+    raw = float(np.average(found, weights=counts))
+    rho = min(max(raw + (1 + 4 * raw) / float(np.mean(counts)), -MOST), MOST)
+    return min(max(rho + 0.5 * math.sqrt((1 - rho * rho) / sum(counts)), 0.0), MOST)
 
 
 def _fences(values: Floats) -> tuple[float, float]:
@@ -44,14 +61,37 @@ def _fences(values: Floats) -> tuple[float, float]:
     return -4 * spread, 4 * spread
 
 
-def robust_mean(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+@lru_cache(maxsize=4096)
+def _student(confidence: float, freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
+
+
+def _widening(count: int, rho: float, confidence: float) -> float:
+    """By how much an interval for independent values is widened, for dependent ones.
+
+    The variance of a mean of values with lag-1 autocorrelation rho (a process of first order) is
+    that of so many fewer independent ones; their spread is underestimated, and known with fewer
+    degrees of freedom.
+    """
+    inflation = (1 + rho) / (1 - rho)
+    freedom = max(count / inflation - 1, 1.0)
+    spread = math.sqrt((count - 1) / max(count - inflation, 1.0))
+    quantiles = _student(confidence, round(freedom, 1)) / _student(confidence, count - 1)
+    return math.sqrt(inflation) * spread * quantiles
+
+
+def robust_mean(
+    values: npt.ArrayLike, confidence: float = 0.95, rho: float | None = None
+) -> tuple[float, float, float]:
     """Hodges and Lehmann's estimate with the interval of Wilcoxon's signed-rank test.
 
     The median of all pairwise means: nearly as efficient as the mean where the values are normal,
-    and unmoved by up to 29 % of outliers. The interval is exact for any symmetric distribution;
-    it is widened by the values' autocorrelation, since rounds on a drifting machine are not
-    independent. With so few values that the test can't reach the confidence, Student's t is used,
-    and one value alone has an infinite interval.
+    and unmoved by up to 29 % of outliers. The interval is exact for independent values of any
+    symmetric distribution; it is widened for the values' autocorrelation, since rounds on a
+    drifting machine are not independent. With so few values that the test can't reach the
+    confidence, Student's t is used, and one value alone has an infinite interval.
 
     Hodges and Lehmann, "Estimates of Location Based on Rank Tests", Annals of Mathematical
     Statistics 34 (1963).
@@ -59,6 +99,7 @@ def robust_mean(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float,
     Args:
         values: (n,) in the order they were taken, n at least 1.
         confidence: two-sided, in (0, 1).
+        rho: their autocorrelation, where more is known of it than they tell themselves.
 
     Returns:
         The estimate and the lower and upper end of its interval.
@@ -70,14 +111,10 @@ def robust_mean(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float,
     centre = float(np.median(walsh))
     if count == 1:
         return centre, -math.inf, math.inf
+    widen = _widening(count, autocorrelation([taken]) if rho is None else rho, confidence)
     tail = _signed_rank_tail(count, round(1 - confidence, 12))
     if tail < 0:
-        from scipy.stats import t as student
-
-        half = float(student.ppf((1 + confidence) / 2, count - 1))
-        half *= float(np.std(taken, ddof=1)) / math.sqrt(count)
-        return centre, centre - half, centre + half
-    rho = autocorrelation(taken)
-    widen = math.sqrt((1 + rho) / (1 - rho))
+        half = _student(confidence, count - 1) * float(np.std(taken, ddof=1)) / math.sqrt(count)
+        return centre, centre - widen * half, centre + widen * half
     low, high = float(walsh[tail]), float(walsh[len(walsh) - 1 - tail])
     return centre, centre - widen * (centre - low), centre + widen * (high - centre)

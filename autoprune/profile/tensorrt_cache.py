@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from autoprune.core.data import cache_folder
 from autoprune.core.errors import ProfilerError
 from autoprune.core.files import write_atomically
 
 _LOG = logging.getLogger("autoprune.profile")
-
-
-def cache_folder() -> Path:
-    """The user's cache folder: `$XDG_CACHE_HOME/autoprune`, by default `~/.cache/autoprune`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if home else Path.home() / ".cache") / "autoprune"
 
 
 class TimingCache:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from autoprune.core.data import cache_folder
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.child import Child, ChildEnded, ChildError, ChildTimeout
-from autoprune.profile.tensorrt_cache import cache_folder
 
 #: Seconds for a file to be sent or fetched, or a folder to be made.
 _FILE_S = 120.0
