@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ class _Shown:
 
     def __enter__(self) -> _Shown:
         self._stack = ExitStack()
+        # Ray tells there of workers that are gone; it is for the summary.
+        self._stack.enter_context(redirect_stdout(sys.stderr))
         self._stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = self._warn
@@ -240,7 +243,8 @@ def _print_summary(folder: BatchFolder, data: dict[str, Any], picture: Path | No
 def _dry_run(sweep: Any, base: Path, where: str, *, as_json: bool) -> int:
     from autoprune.study.batch_estimate import estimate
 
-    found = estimate(sweep, base, where)
+    with redirect_stdout(sys.stderr):  # what the user's own functions print
+        found = estimate(sweep, base, where)
     if as_json:
         print(
             json.dumps(

@@ -224,6 +224,13 @@ def test_what_is_printed_in_the_end_breaks_no_name_and_no_reason():
     assert lines[-1] == "20 searches: 1 held, 19 failed"
 
 
+def test_what_is_printed_while_a_batch_runs_is_no_part_of_its_summary(capsys):
+    with _Shown(as_json=True):
+        print("(raylet) a worker died")
+    print("{}")
+    assert capsys.readouterr() == ("{}\n", "(raylet) a worker died\n")
+
+
 def test_a_warning_while_a_batch_runs_is_one_line(capsys):
     with _Shown(as_json=False):
         warnings.warn("the head is away", stacklevel=1)
