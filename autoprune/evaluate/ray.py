@@ -16,6 +16,7 @@ from autoprune.core.errors import ConfigError, EvaluationError
 from autoprune.evaluate.base import EvaluatorPool, Outcome, Work
 from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.ray_cluster import Cluster, actor_options, connected
+from autoprune.evaluate.ray_errors import cause_of
 from autoprune.evaluate.ray_worker import Worker
 
 #: Workers that may die in a row while they are made ready, for each worker asked for.
@@ -275,15 +276,15 @@ class RayPool(EvaluatorPool):
             problem = self._ray.get(ref)
         except errors.RayTaskError as error:
             raise EvaluationError(
-                f"a worker can't be made ready: {_cause(error)}. It runs in a process of its own: "
-                "what the evaluation imports and reads must be there on every node"
+                f"a worker can't be made ready: {cause_of(error)}. It runs in a process of its "
+                "own: what the evaluation imports and reads must be there on every node"
             ) from error
         except (errors.RayActorError, errors.RayError) as error:
             self._failed_starts += 1
             if self._failed_starts >= STARTS * self._workers:
                 raise EvaluationError(
                     f"workers died {self._failed_starts} times in a row before they were ready: "
-                    f"{_cause(error)}. They may need more memory than there is: ask for fewer "
+                    f"{cause_of(error)}. They may need more memory than there is: ask for fewer "
                     "workers, or give each resources such as {cpu: 1, memory_bytes: 4e9}"
                 ) from error
             self._replace(actor)
@@ -300,9 +301,9 @@ class RayPool(EvaluatorPool):
             outcome: Outcome = self._ray.get(ref)
         except errors.RayTaskError as error:
             # The worker lives; what it ran raised what no evaluation should.
-            outcome = Outcome(error=f"the worker raised {_cause(error)}")
+            outcome = Outcome(error=f"the worker raised {cause_of(error)}")
         except errors.RayError as error:
-            self._lost(running, f"its worker died ({_cause(error)})")
+            self._lost(running, f"its worker died ({cause_of(error)})")
             return
         self._done[running.job.ticket] = outcome
         self._idle.append(running.actor)
@@ -342,15 +343,3 @@ class RayPool(EvaluatorPool):
         for known in (self._idle, self._starting, self._running, self._entering):
             known.clear()
         self._lost_workers.clear()
-
-
-def _cause(error: BaseException) -> str:
-    """What Ray says, in one line."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException):
-        text = str(cause).strip().splitlines()
-        return f"{type(cause).__name__}: {text[0]}" if text else type(cause).__name__
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    found = [line for line in lines if "Worker exit type" in line or "memory" in line.lower()]
-    text_line = (found or lines or [type(error).__name__])[0]
-    return text_line if len(text_line) < 300 else text_line[:299] + "…"

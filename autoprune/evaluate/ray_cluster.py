@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.core.errors import ConfigError, MissingDependencyError, RunError
+from autoprune.evaluate.ray_errors import explained, first_line
 
 #: Seconds within which the head of a cluster must answer.
 ANSWER_S = 5.0
@@ -164,6 +165,28 @@ class Cluster:
         )
 
 
+def check_own(resources: Mapping[str, float]) -> None:
+    """Refuse what a Ray that is started on this machine will not have, before it is started.
+
+    Raises:
+        ConfigError: a custom resource, or more GPUs than there are.
+    """
+    import torch
+
+    custom = [name for name, amount in resources.items() if name not in _BUILTIN and amount > 0]
+    if custom:
+        raise ConfigError(
+            f"a Ray that is started just for this run has no resource {custom[0]!r}: leave it "
+            "out, or give the address of a cluster that has it (--ray-address)"
+        )
+    gpus = torch.cuda.device_count()
+    if resources.get("gpu", 0) > gpus:
+        raise ConfigError(
+            f"each worker needs gpu {resources['gpu']:g}, and this machine has {gpus}: ask for "
+            "less, or give the address of a cluster that has more (--ray-address)"
+        )
+
+
 def ray_name(name: str) -> str:
     """Ray's name of a resource: cpu, gpu, memory_bytes, or a custom one as it is."""
     return _BUILTIN.get(name, name)
@@ -242,15 +265,15 @@ def _join(
         try:
             ray.init(address="local", **options, **own)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
-            raise RunError(f"Ray can't be started on this machine: {_first(error)}") from error
+            raise RunError(f"Ray can't be started on this machine: {first_line(error)}") from error
         return
     if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
-        raise _explained(ImportError("ray[client]"), address)
+        raise explained(ImportError("ray[client]"), address)
     check_answers(address)
     try:
         ray.init(address=address, **options)
     except (Exception, SystemExit) as error:  # Ray raises many kinds, and exits on some.
-        raise _explained(error, address) from error
+        raise explained(error, address) from error
 
 
 def _head(ray: Any, address: str | None) -> tuple[str, int] | None:
@@ -296,41 +319,3 @@ def check_answers(address: str) -> None:
             f"no Ray cluster answers at {address}: {error.strerror or error}. Start its head by "
             f"`ray start --head --port=6379`, or check the host, the port and the firewall{client}"
         ) from error
-
-
-def _explained(error: BaseException, address: str) -> Exception:
-    text = str(error)
-    low = text.lower()
-    if "ray[client]" in text:
-        return MissingDependencyError(
-            f"the address {address} needs Ray's client: pip install 'autoprune[ray-client]' here "
-            "and on the head; on a node of the cluster, give --ray-address auto instead"
-        )
-    if "version mismatch" in low or ("version" in low and "python" in low):
-        return ConfigError(
-            f"the Ray cluster at {address} is of another version than this process, and both must "
-            f"be the same: {text.strip()}"
-        )
-    if address == "auto" and "could not find any" in low:
-        return ConfigError(
-            "no Ray cluster runs on this machine (--ray-address auto); start one by `ray start "
-            "--head`, give its address as host:port, or leave the address out to start Ray just "
-            "for this run"
-        )
-    # Ray says the same of a wrong token as of a port where something else listens.
-    if any(word in low for word in ("token", "auth", "failed to connect")):
-        return ConfigError(
-            f"{address} answers, but not as a Ray cluster that takes this process's token "
-            f"({_first(error)}). Check that it is the head's port (usually 6379), give the "
-            "cluster's token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE "
-            "(token or disabled) as on its nodes"
-        )
-    return ConfigError(
-        f"the Ray cluster at {address} can't be used: {_first(error)}. Check that `ray status` "
-        "works here with the same address"
-    )
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -50,16 +50,19 @@ def check_workers(task: Task) -> None:
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        ConfigError: nothing answers at the cluster's address.
+        ConfigError: no cluster that can be used is at the address, or no node has the resources.
     """
     workers = task.config.workers
     if workers is None:
         return
-    from autoprune.evaluate.ray_cluster import check_answers, import_ray
+    from autoprune.evaluate.ray_cluster import check_own, connected, import_ray
 
     import_ray()
-    if workers.address is not None:
-        check_answers(workers.address)
+    if workers.address is None:
+        check_own(workers.resources)
+        return
+    with connected(workers.address) as cluster:
+        cluster.require(workers.resources)
 
 
 @dataclass(frozen=True)

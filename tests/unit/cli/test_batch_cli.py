@@ -89,6 +89,8 @@ def test_without_them_there_are_no_workers(tmp_path):
         (["--ray-address", "nowhere"], "must be auto, host:port"),
         (["--set", "workers.resources={cpu: -1}"], "workers.resources.cpu"),
         (["--set", "workers.treads=2"], "did you mean 'threads'"),
+        (["--set", "workers.resources={gpu: 64}"], "needs gpu 64, and this machine has"),
+        (["--set", "workers.resources={lathe: 1}"], "has no resource 'lathe'"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_spent(monkeypatch, capsys, arguments, message):

@@ -10,11 +10,11 @@ from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import (
     Cluster,
-    _explained,
     actor_options,
     connected,
     import_ray,
 )
+from autoprune.evaluate.ray_errors import explained
 
 
 class FakeRay:
@@ -94,7 +94,7 @@ def test_where_nobody_listens_it_is_said_at_once(scheme):
 def test_auto_without_a_cluster_says_what_to_do(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     error = ConnectionError("Could not find any running Ray instance. Please specify ...")
-    assert "ray start --head" in str(_explained(error, "auto"))
+    assert "ray start --head" in str(explained(error, "auto"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_auto_without_a_cluster_says_what_to_do(monkeypatch):
     ],
 )
 def test_what_ray_says_becomes_what_to_do(text, kind, message):
-    error = _explained(RuntimeError(text), "10.0.0.1:6379")
+    error = explained(RuntimeError(text), "10.0.0.1:6379")
     assert type(error) is kind
     with pytest.raises(kind, match=message):
         raise error
