@@ -109,6 +109,14 @@ class Searcher(ABC):
     def update(self, completed: Sequence[Trial], pending: Sequence[Candidate] = ()) -> None:
         """Learn from finished trials (failed ones too); `pending` are still being evaluated."""
 
+    def merit(self, trial: Trial) -> float:
+        """What decides between trials that hold the budget, the more the better: the score.
+
+        A searcher that is asked for something else than the best score (the least cost at a
+        guaranteed accuracy, say) gives it here, so that it is what is verified and shipped.
+        """
+        return trial.score(self.context.objective)
+
     def state(self) -> SearcherState | None:
         """What it has learned from its trials, for a checkpoint; None where `update` is quick."""
         return None

@@ -80,16 +80,20 @@ class Loop:
         """Whether everything in the store has been gone through."""
         return not self._replay
 
+    def merit(self, trial: Trial) -> float:
+        """What decides between trials, by the searcher; see `Searcher.merit`."""
+        return self._searcher.merit(trial)
+
     @property
     def best(self) -> Trial | None:
-        """The trial with the greatest objective that holds the searcher's budget, as predicted.
+        """The trial with the greatest merit that holds the searcher's budget, as predicted.
 
         The earliest of equals.
         """
         return None if self._best is None else self.trials[self._best]
 
     def _rank(self, trial: Trial) -> tuple[float, int]:
-        return trial.score(self._objective), -trial.number
+        return self.merit(trial), -trial.number
 
     def run(self, total: int, planned: int = 0) -> bool:
         """Go on until there are `total` trials.

@@ -138,6 +138,10 @@ class Picked:
             t for t in order if t.number in self.verified and self.verified[t.number].measurement.ok
         ]
 
+    def merit(self, trial: Trial) -> float:
+        """The score."""
+        return trial.score(self.config.objective)
+
     def broken(self, trial: Trial) -> dict[str, float]:
         """By how much a trial breaks each bound; above 0 is broken."""
         found = self.verified.get(trial.number)

@@ -279,10 +279,14 @@ class Session:
 
     def winners(self) -> list[Trial]:
         """Every trial that holds the budget for sure, the best first."""
-        order = ranked(self.loop.trials, self.config.objective)
+        order = ranked(self.loop.trials, self.merit)
         if not self.needs_device:  # Trials of a looser budget may break this one.
             return [t for t in order if holds(self.limits.violations(t.predicted))]
         return [t for t in order if t.number in self.verified and holds(self.broken(t))]
+
+    def merit(self, trial: Trial) -> float:
+        """What decides between trials that hold the budget: the score, or an AMC reward."""
+        return self.loop.merit(trial)
 
     def broken(self, trial: Trial) -> dict[str, float]:
         """By how much a measured trial breaks each bound; above 0 is broken."""
@@ -292,7 +296,7 @@ class Session:
         """The measured trial that breaks the budget least, for a search that did not hold it."""
         known = [t for t in self.loop.trials if t.number in self.verified]
         order = sorted(known, key=lambda t: max(self.broken(t).values()))
-        return next(iter(order or ranked(self.loop.trials, self.config.objective)), None)
+        return next(iter(order or ranked(self.loop.trials, self.merit)), None)
 
     # -- verification --------------------------------------------------------------------------
 
@@ -316,11 +320,11 @@ class Session:
         """The best unmeasured trials that may hold the budget and would beat the winner."""
         measured = {self.trial(number).candidate.key for number in self.verified}
         best = self.winner()
-        bar = float("-inf") if best is None else best.score(self.config.objective)
+        bar = float("-inf") if best is None else self.merit(best)
         order = [
             trial
-            for trial in ranked(self.loop.trials, self.config.objective)
-            if trial.candidate.key not in measured and trial.score(self.config.objective) > bar
+            for trial in ranked(self.loop.trials, self.merit)
+            if trial.candidate.key not in measured and self.merit(trial) > bar
         ]
         if not order:
             return []

@@ -62,6 +62,9 @@ class Searched(Protocol):
     def nearest(self) -> Trial | None:
         """The trial that comes nearest where none holds."""
 
+    def merit(self, trial: Trial) -> float:
+        """What decides between trials that hold, the more the better."""
+
     def broken(self, trial: Trial) -> dict[str, float]:
         """By how much a measured trial breaks each bound."""
 
@@ -91,8 +94,7 @@ def ship(session: Searched, finisher: Finisher, trials: Sequence[Trial]) -> Ship
     built = [finisher.build(trial) for trial in top]
     holding = [shipped for shipped in built if holds(violations(session, shipped))]
     if holding:
-        objective = session.config.objective
-        return finisher.recover(max(holding, key=lambda shipped: shipped.metrics[objective]))
+        return finisher.recover(max(holding, key=lambda shipped: _merit(session, shipped)))
     if not built:
         nearest = session.nearest()
         if nearest is None:
@@ -105,6 +107,14 @@ def ship(session: Searched, finisher: Finisher, trials: Sequence[Trial]) -> Ship
         built.append(finisher.build(nearest))
     best = min(built, key=lambda s: max(0.0, *violations(session, s).values()))
     return finisher.recover(best)
+
+
+def _merit(session: Searched, shipped: Shipped) -> float:
+    """The merit of a network as it is shipped: refitted, and measured once more."""
+    cost, metrics = shipped.trial.predicted, shipped.metrics
+    found = shipped.verification
+    measured = None if found is None or not found.measurement.ok else found.cost(cost)
+    return session.merit(replace(shipped.trial, metrics=metrics, measured=measured))
 
 
 def violations(session: Searched, shipped: Shipped) -> dict[str, float]:

@@ -133,9 +133,19 @@ def holds(violations: Mapping[str, float]) -> bool:
     return all(value <= 0 for value in violations.values())
 
 
-def ranked(trials: Iterable[Trial], objective: str) -> list[Trial]:
-    """Trials evaluated in full, the best first, each candidate once; the earliest of equals."""
-    order = sorted((t for t in trials if t.whole), key=lambda t: (-t.score(objective), t.number))
+def ranked(trials: Iterable[Trial], merit: str | Callable[[Trial], float]) -> list[Trial]:
+    """Trials evaluated in full, the best first, each candidate once; the earliest of equals.
+
+    Args:
+        trials: of a search.
+        merit: the metric, or what gives the merit of a trial (`Searcher.merit`).
+    """
+
+    def key(trial: Trial) -> tuple[float, int]:
+        value = trial.score(merit) if isinstance(merit, str) else merit(trial)
+        return -value, trial.number
+
+    order = sorted((t for t in trials if t.whole), key=key)
     seen: set[str] = set()
     found = []
     for trial in order:

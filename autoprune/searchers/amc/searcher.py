@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -259,6 +260,11 @@ class AmcSearcher(ProposingSearcher):
                 "there is nothing to learn from: check what `evaluate` gives",
                 stacklevel=2,
             )
+
+    def merit(self, trial: Trial) -> float:
+        """The reward."""
+        reward = self.reward(trial)
+        return -math.inf if reward is None else reward
 
     # -- checkpoints ---------------------------------------------------------------------------
 

@@ -12,11 +12,14 @@ from autoprune.core.errors import InfeasibleBudgetError, ProfilerError, RunError
 from autoprune.core.workload import KernelGraph
 from autoprune.cost.base import Combined, CostModel
 from autoprune.evaluate import Outcome
+from autoprune.searchers.amc.reward import Reward
 from autoprune.space.space import SearchSpace
 from autoprune.study.config import validate
 from autoprune.study.evaluation import Phases
+from autoprune.study.finish import Shipped
 from autoprune.study.progress import Progress
 from autoprune.study.session import Session
+from autoprune.study.shipping import ship
 from autoprune.study.store import Store
 from autoprune.study.task import Task
 from autoprune.testing.problems import ShapeCost, SyntheticProblem
@@ -175,6 +178,29 @@ def test_a_counted_budget_needs_no_device():
     made.run(evaluate)
     assert device.calls == []
     assert made.winner() == made.loop.best
+
+
+class PlainFinisher:
+    """Ships what it is given."""
+
+    def build(self, trial):
+        return Shipped(trial, None, trial.metrics, trial.metrics)
+
+    def recover(self, shipped):
+        return shipped
+
+
+def test_the_reward_asked_for_decides_what_is_shipped():
+    wanted = {"reward": "error_log_cost", "min_accuracy": 0.5, "warmup": 20, "hidden": 8}
+    budget = {"macs": "1x"}
+    made = session(budget=budget, searcher={"name": "amc", "options": wanted}, verify={"top": 24})
+    trials = made.run(evaluate)
+    reward = Reward(made.context(24), made.limits.limits, "error_log_cost", 0.5)
+    shipped = ship(made, PlainFinisher(), trials)
+    known = [trial for trial in made.loop.trials if trial in made.winners()]
+    assert reward(shipped.trial) == max(reward(trial) for trial in known)
+    assert shipped.trial.metrics["accuracy"] < max(t.metrics["accuracy"] for t in known)
+    assert made.loop.best.number == shipped.trial.number
 
 
 def test_a_budget_that_nothing_holds_is_refused_before_anything_is_evaluated():
