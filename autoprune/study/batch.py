@@ -1,6 +1,6 @@
 """Drives a batch: one Ray task for each search, tables first, failures tried again.
 
-Ray Tune is not used: it restores an experiment from pickled state of its own,
+Ray Tune is not used (docs/how-to/cluster.md says why): it keeps pickled state of its own,
 where our searches already resume from their run folders, and no pickle is read from a file here.
 So the driver keeps no state but those folders; killed, it is begun again.
 """
