@@ -16,7 +16,7 @@ from autoprune.searchers.losses import LossFitter, LossModel, losses_of, nearnes
 from autoprune.searchers.programme import Programme
 from autoprune.searchers.sensitivity import best_by, known_losses
 from autoprune.searchers.surrogate import Surrogate
-from autoprune.space.profiles import exponents, profile_levels
+from autoprune.space.profiles import known_profiles
 
 #: Candidates of a round that the next one's mutants come from.
 ELITE = 8
@@ -81,15 +81,13 @@ class AutoSearcher(EvolveSearcher):
     def _known_seeds(self, given: Mapping[str, Floats] | None) -> list[Ints]:
         """What is known before anything was evaluated, the most promising first."""
         solved: list[Ints] = []
-        shapes = exponents(self.space)
+        profiles = known_profiles(self.oracle)
         if given:
-            shapes = shapes[:1]  # uniform, which anything must beat
+            profiles = profiles[:1]  # uniform, which anything must beat
             for power in POWERS:
                 losses = {group: known**power for group, known in given.items()}
                 solved += best_by(self.oracle, losses, avoid=solved)
-        profiles = (profile_levels(self.oracle, exponent) for _, exponent in shapes)
-        known = [levels for levels in profiles if levels is not None]
-        return [*solved, *(k for k in known if not any((k == s).all() for s in solved))]
+        return [*solved, *(p for p in profiles if not any((p == s).all() for s in solved))]
 
     def _first(self, step: int) -> Ints:
         """The seeds, then candidates around the best so far, more and more spread."""
@@ -97,12 +95,8 @@ class AutoSearcher(EvolveSearcher):
             return self._seeds[step]
         if not np.isfinite(self._scores).any():
             return super()._first(step)
-        best = self.space.choice(self._levels[int(np.argmax(self._scores))])
-        inside = step < len(self._design)
-        point = self._design[step] if inside else self.rng.random(len(self.space))
-        spread = 0.2 + 0.6 * min(step / self._startup, 1.0)
-        wanted = np.minimum(best * np.exp(spread * (2 * point - 1)), self.space.units)
-        return self._hold(wanted.astype(np.float64))
+        best = self.space.choice(self._levels[int(np.argmax(self._scores))]).astype(np.float64)
+        return self._spread(step, self._design, self._startup, 0.6, best)
 
     def _propose(self) -> Ints | None:
         begun = self.known >= self._startup and np.isfinite(self._scores).any()

@@ -17,7 +17,7 @@ from autoprune.searchers.losses import LossFitter, losses_of, nearness
 from autoprune.searchers.programme import Programme
 from autoprune.searchers.proposing import ProposingSearcher
 from autoprune.searchers.sensitivity import best_by, known_losses
-from autoprune.space.profiles import exponents, profile_levels
+from autoprune.space.profiles import known_profiles
 
 #: Trials that are cut off, and that a model is fitted to, at most.
 HISTORY = 600
@@ -68,8 +68,7 @@ class ExactSearcher(ProposingSearcher):
         given = known_losses(context, sensitivity)
         self._fitter = LossFitter(self.space, given)
         self._programme = Programme(self.oracle)
-        profiles = (profile_levels(self.oracle, e) for _, e in exponents(self.space))
-        self._first = [levels for levels in profiles if levels is not None]
+        self._first = known_profiles(self.oracle)
         if given is not None:
             known = best_by(self.oracle, given)
             self._first = known + [r for r in self._first if not any((r == k).all() for k in known)]

@@ -12,7 +12,7 @@ from autoprune.core.trial import Trial
 from autoprune.core.workload import Ints
 from autoprune.searchers.base import SearchContext
 from autoprune.searchers.proposing import ProposingSearcher
-from autoprune.space.profiles import widely_shared
+from autoprune.space.profiles import known_profiles, widely_shared
 
 #: Groups that a step after the first evaluates anew, where the trials planned don't say.
 WIDTH = 4
@@ -23,12 +23,13 @@ class GreedySearcher(ProposingSearcher):
 
     Each step asks of every group how narrow it must become to save the step's share of the cost,
     as the cost model predicts, evaluates the networks that come of it, and keeps the best one.
-    Two things differ from the paper. What is evaluated holds the budget at every step: what the
+    Three things differ from the paper. What is evaluated holds the budget at every step: what the
     proposal still lacks is taken from all other groups alike, so that every trial is a network
-    that can be shipped. And the first step evaluates every group, the later ones only the groups
-    that came out best when they were last evaluated ("lazy" greedy, Minoux 1978), so that the
-    steps fit into the trials planned. When the steps have reached the budget, exchanges around the
-    best network follow: one group a choice wider, others narrower.
+    that can be shipped. Known profiles (`autoprune.space.profiles`) come before the first step.
+    And that evaluates every group, the later ones only the groups that came out best when they
+    were last evaluated ("lazy" greedy, Minoux 1978), so that the steps fit into the trials
+    planned. When the steps have reached the budget, exchanges around the best network follow: one
+    group a choice wider, others narrower.
 
     Args:
         context: the problem.
@@ -59,15 +60,14 @@ class GreedySearcher(ProposingSearcher):
         self._results: dict[int, float] = {}
         self._scored: dict[Candidate, float] = {}
         self._waiting: set[Candidate] = set()
-        self._begun = False
+        self._profiles = known_profiles(self.oracle)[: max(1, (context.trials or 100) // 10)]
         self._best: tuple[float, Ints] | None = None
         self._arrived = excess <= 0
         self._misses = 0
 
     def _propose(self) -> Ints | None:
-        if not self._begun:
-            self._begun = True
-            return self._hold(self.space.units.astype(np.float64), fill="target")
+        if self._profiles:
+            return self._profiles.pop(0)
         while not self._arrived:
             while self._queue:
                 index = self._queue.pop(0)

@@ -17,6 +17,7 @@ from autoprune.searchers.base import SearchContext
 from autoprune.searchers.optuna_study import BoundedStudy, quiet
 from autoprune.searchers.proposing import ProposingSearcher
 from autoprune.searchers.random import latin_hypercube
+from autoprune.space.profiles import known_profiles
 
 if TYPE_CHECKING:
     import optuna
@@ -43,8 +44,9 @@ class OptunaSearcher(ProposingSearcher):
             `package.module:Name` of a sampler class; or an instance of Optuna's `BaseSampler`
             (its seed is its own, and it can't be used for two searches).
         options: keyword arguments of a sampler that is given by name.
-        startup: candidates before the sampler takes over: the uniform one and a Latin hypercube
-            around it; None takes a fifth of the trials planned, from 4 to 16.
+        startup: candidates before the sampler takes over: known profiles, the uniform one first
+            (`autoprune.space.profiles`), and a Latin hypercube around the best of them; None
+            takes a fifth of the trials planned, from 4 to 16.
         history: finished trials that the sampler looks back on, half of them the best and half
             the latest; a proposal takes as long after 10,000 trials as after so many. None looks
             back on all.
@@ -75,6 +77,7 @@ class OptunaSearcher(ProposingSearcher):
         if startup is None:
             startup = 16 if context.trials is None else min(16, max(4, context.trials // 5))
         self._startup = startup
+        self._profiles = known_profiles(self.oracle)[: max(1, startup - 2)]
         self._design = latin_hypercube(startup, len(self.space), self.rng)
         self._sampler = sampler
         self._options = dict(options or {})
@@ -151,7 +154,11 @@ class OptunaSearcher(ProposingSearcher):
             if not starting:
                 return self._hold(self.space.choice(levels).astype(np.float64))
         step = self._startup if self._misses else self.known
-        return self._spread(step, self._design, self._startup, 0.8)
+        if step < len(self._profiles):
+            return self._profiles[step]
+        best = max((t for t in self._study.told if t.ok), key=lambda t: t.score, default=None)
+        around = None if best is None else self.space.choice(best.levels).astype(np.float64)
+        return self._spread(step, self._design, self._startup, 0.8, around)
 
     def _beside(self) -> Ints:
         """What was known already with other choices, of the more decisions the more are known."""

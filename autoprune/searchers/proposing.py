@@ -96,7 +96,9 @@ class ProposingSearcher(Searcher):
             self._refused(levels)
         return None
 
-    def _spread(self, step: int, design: Floats, startup: int, growth: float) -> Ints:
+    def _spread(
+        self, step: int, design: Floats, startup: int, growth: float, around: Floats | None = None
+    ) -> Ints:
         """The uniform candidate, then keep ratios around it, spread more and more.
 
         Args:
@@ -104,13 +106,15 @@ class ProposingSearcher(Searcher):
             design: (startup, n) points in [0, 1]; beyond it points are drawn.
             startup: steps until the spread is widest.
             growth: of the spread until then.
+            around: (n,) kept units of another candidate to spread around.
         """
         units = self.space.units.astype(np.float64)
-        if step == 0:
+        if step == 0 and around is None:
             return self._hold(units, fill="target")
         point = design[step] if step < len(design) else self.rng.random(len(self.space))
         spread = 0.2 + growth * min(step / startup, 1.0)
-        return self._hold(units * np.exp(spread * (2 * point - 1)))
+        wanted = (units if around is None else around) * np.exp(spread * (2 * point - 1))
+        return self._hold(np.minimum(wanted, units))
 
     def _hold(self, wanted: Floats, fill: Fill = "budget") -> Ints:
         """(n,) levels near (n,) wanted units that hold the budget."""

@@ -15,8 +15,8 @@ class TpeSearcher(OptunaSearcher):
 
     Args:
         context: the problem.
-        startup: candidates before TPE takes over: the uniform one and a Latin hypercube around
-            it; None takes a fifth of the trials planned, from 4 to 16.
+        startup: candidates before TPE takes over: known profiles, the uniform one first, and a
+            Latin hypercube around the best; None takes a fifth of the trials planned, 4 to 16.
         multivariate: whether densities are joint over the groups.
         constant_liar: whether pending candidates count as bad.
         explore: proposals that TPE draws from its good density, of which it takes the best.

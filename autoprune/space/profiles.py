@@ -107,3 +107,13 @@ def profile_levels(oracle: Oracle, exponent: Floats, *, fill: bool = True) -> In
     if found is None or not fill:
         return found
     return project_levels(oracle, space.choice(found).astype(np.float64), fill="budget")
+
+
+def known_profiles(oracle: Oracle) -> list[Ints]:
+    """(n,) levels of every profile that can hold the budget, the uniform one first."""
+    found: list[Ints] = []
+    for _, exponent in exponents(oracle.space):
+        levels = profile_levels(oracle, exponent)
+        if levels is not None and not any((levels == other).all() for other in found):
+            found.append(levels)
+    return found

@@ -12,6 +12,7 @@ from autoprune.core.errors import ConfigError
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Kept = Annotated[int, Field(ge=0)]
 
 
 class GroupRule(BaseModel):
@@ -25,6 +26,8 @@ class GroupRule(BaseModel):
         levels: about how many choices at most.
         ratios: the shares of units that may be kept, instead of evenly spaced counts.
         choices: the very counts that may be kept; nothing else applies then.
+        remove: whether a group that allows it may be removed whole (0 kept). Where nothing is
+            said it may if a latency table tells that this saves time; never below `min_keep`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +40,8 @@ class GroupRule(BaseModel):
     ratios: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] | (
         None
     ) = None
-    choices: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    choices: Annotated[tuple[Kept, ...], Field(min_length=1)] | None = None
+    remove: bool | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> GroupRule:
@@ -116,7 +120,12 @@ def merge_rules(
 
 
 def choices_for(
-    group: str, units: int, rule: GroupRule, edges: Sequence[int] | None = None
+    group: str,
+    units: int,
+    rule: GroupRule,
+    edges: Sequence[int] | None = None,
+    *,
+    removable: bool = False,
 ) -> tuple[int, ...]:
     """The kept counts that a group may have, ascending.
 
@@ -126,9 +135,11 @@ def choices_for(
         rule: what was asked for.
         edges: counts that a latency table recommends (right edges of its plateaus); they take
             the place of evenly spaced counts.
+        removable: whether the group may keep no unit at all.
 
     Raises:
-        ConfigError: the rule leaves no choice, or asks for more units than there are.
+        ConfigError: the rule leaves no choice, asks for more units than there are, or for none of
+            a group that can't be removed.
     """
     if rule.freeze:
         return (units,)
@@ -138,6 +149,10 @@ def choices_for(
             raise ConfigError(
                 f"choices of group {group!r} must be at most its {units} units, got {over[0]}"
             )
+        if 0 in rule.choices and not removable:
+            raise ConfigError(
+                f"choices of group {group!r} must be at least 1: it can't be removed whole"
+            )
         return tuple(sorted(set(rule.choices)))
     most = units if rule.max_keep is None else int(units * rule.max_keep + 1e-9)
     least = max(1, _ceil(units * (rule.min_keep or 0.0)))
@@ -145,7 +160,7 @@ def choices_for(
     if rule.ratios is not None:
         counts = {max(step, round(units * r / step) * step) for r in rule.ratios}
     elif edges:
-        counts = {int(e) for e in edges if int(e) % step == 0}
+        counts = {int(e) for e in edges if e and int(e) % step == 0}
     else:
         levels = rule.levels or 16
         while units // step > levels:
@@ -154,7 +169,9 @@ def choices_for(
     if rule.ratios is None:
         # the greatest width allowed is always a choice
         counts.add(most if rule.multiple_of is None or most == units else most // step * step)
-    result = tuple(sorted(c for c in counts if least <= c <= most))
+    told = edges is not None and 0 in edges if rule.remove is None else rule.remove
+    gone = {0} if told and removable and not rule.min_keep else set()
+    result = tuple(sorted(gone | {c for c in counts if least <= c <= most}))
     if not result:
         raise ConfigError(
             f"group {group!r} of {units} units has no choice left: kept units must be from "

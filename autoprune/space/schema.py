@@ -25,6 +25,7 @@ class SpaceDefinition(BaseModel):
         multiple_of: kept units are multiples of it.
         min_keep: the least share of units kept.
         levels: about how many choices a group has at most.
+        remove: whether groups that allow it may be removed whole (see `GroupRule.remove`).
         edges: whether the plateau edges of a latency table, where there is one, are the choices.
         tie: "shape" gives groups that are made alike (the blocks of a stage) one decision.
         groups: name pattern (`fnmatch`) → "freeze" or a rule; a later pattern wins.
@@ -39,6 +40,7 @@ class SpaceDefinition(BaseModel):
     multiple_of: Count | None = None
     min_keep: Ratio = 0.0
     levels: Annotated[int, Field(ge=2)] = 16
+    remove: bool | None = None
     edges: bool = True
     tie: Tie = "none"
     groups: dict[str, Literal["freeze"] | GroupRule] = Field(default_factory=dict)
@@ -72,6 +74,7 @@ class SpaceDefinition(BaseModel):
             multiple_of=self.multiple_of,
             min_keep=self.min_keep,
             levels=self.levels,
+            remove=self.remove,
             overrides=overrides,
             edges=edges if self.edges else None,
             tie=self.tie,

@@ -53,9 +53,9 @@ class Decision:
                 f"choices of group {self.group!r} must be ascending, each once and at least one; "
                 f"got {self.choices}"
             )
-        if self.choices[0] < 1:
+        if self.choices[0] < 0:
             raise ConfigError(
-                f"choices of group {self.group!r} must be at least 1, got {self.choices[0]}"
+                f"choices of group {self.group!r} must be at least 0, got {self.choices[0]}"
             )
 
 
@@ -89,6 +89,10 @@ class SearchSpace:
                 if owner[column[name]] >= 0:
                     raise ConfigError(f"a group must have one decision, {name!r} has two")
                 owner[column[name]] = index
+                if decision.choices[0] < 1 and name not in kernels.removable:
+                    raise ConfigError(
+                        f"choices of group {name!r} must be at least 1: it can't be removed whole"
+                    )
                 if decision.choices[-1] > kernels.units[column[name]]:
                     raise ConfigError(
                         f"choices of group {name!r} must be at most its "
@@ -115,6 +119,7 @@ class SearchSpace:
         multiple_of: int | None = None,
         min_keep: float = 0.0,
         levels: int = 16,
+        remove: bool | None = None,
         overrides: Mapping[str, RuleLike] | None = None,
         edges: Callable[[str], Sequence[int]] | None = None,
         tie: Tie = "none",
@@ -128,6 +133,7 @@ class SearchSpace:
             multiple_of: kept units are multiples of it.
             min_keep: the least share of units kept.
             levels: about how many choices a group has at most, where none are given.
+            remove: whether groups that allow it may be removed whole (see `GroupRule.remove`).
             overrides: group name pattern (`fnmatch`: `"layer1.*"`) → "freeze" or a rule (see
                 `GroupRule`); a later pattern wins over an earlier one.
             edges: group name → the counts worth offering, such as the plateau edges of a latency
@@ -145,6 +151,7 @@ class SearchSpace:
                 "min_keep": min_keep,
                 "multiple_of": multiple_of,
                 "levels": levels,
+                "remove": remove,
                 "ratios": None if choices is None else tuple(choices),
             },
             "a search space",
@@ -154,7 +161,10 @@ class SearchSpace:
         for group, units in zip(kernels.groups, kernels.units.tolist(), strict=True):
             rule: GroupRule = rules[group]
             offered = tuple(edges(group)) if edges is not None else ()
-            decisions.append(Decision(group, choices_for(group, units, rule, offered)))
+            # Tied groups would all go at once, the whole stage: only where that is asked for.
+            removable = group in kernels.removable and (tie == "none" or bool(rule.remove))
+            choice = choices_for(group, units, rule, offered, removable=removable)
+            decisions.append(Decision(group, choice))
         if tie not in ("none", "shape"):
             raise ConfigError(f"tie must be 'none' or 'shape', got {tie!r}")
         return cls(kernels, decisions if tie == "none" else _tie(kernels, decisions))

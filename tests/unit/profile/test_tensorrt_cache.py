@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from autoprune.profile.tensorrt_cache import TimingCache, cache_folder
+from autoprune.core.data import cache_folder
+from autoprune.profile.tensorrt_cache import TimingCache
 
 
 def test_a_cache_is_kept_by_device_and_version(tmp_path):

@@ -122,7 +122,7 @@ def test_ties_join_the_blocks_of_a_stage():
 def test_wrong_decisions(decisions, message):
     with pytest.raises(ConfigError, match=message):
         SearchSpace(PROBLEM.kernels, decisions)
-    for wrong in ((), (2, 1), (1, 1), (0, 1)):
+    for wrong in ((), (2, 1), (1, 1), (-1, 1)):
         with pytest.raises(ConfigError, match="choices of group 'g' must be"):
             Decision("g", wrong)
 
