@@ -18,10 +18,11 @@ class Candidate(Mapping[str, int]):
     channels that a grouped convolution or a reshape ties together.
 
     Args:
-        kept: (name, kept units) pairs, each name once, each count at least 1.
+        kept: (name, kept units) pairs, each name once, each count at least 0; 0 removes a group
+            whole, which only some allow (`KernelGraph.removable`).
 
     Raises:
-        CandidateError: a name stands twice, or a count is not a positive integer.
+        CandidateError: a name stands twice, or a count is no integer from 0 up.
     """
 
     kept: tuple[tuple[str, int], ...]
@@ -32,10 +33,9 @@ class Candidate(Mapping[str, int]):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise CandidateError(f"each group must be named once; named twice: {', '.join(twice)}")
         for name, count in self.kept:
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
                 raise CandidateError(
-                    f"kept units of group {name!r} must be an integer of at least 1, "
-                    f"got {count!r}; a group can't be removed whole"
+                    f"kept units of group {name!r} must be an integer from 0 up, got {count!r}"
                 )
 
     @classmethod

@@ -96,6 +96,7 @@ class KernelGraph:
         activations: every tensor made while running, views left out.
         parameters: every distinct parameter and buffer.
         batch: samples in the example inputs; 1 where the batch dimension is not known.
+        removable: names of the groups that may keep no unit at all.
     """
 
     groups: tuple[str, ...]
@@ -106,6 +107,7 @@ class KernelGraph:
     activations: tuple[Buffer, ...] = ()
     parameters: tuple[Buffer, ...] = ()
     batch: int = 1
+    removable: frozenset[str] = frozenset()
 
     @cached_property
     def dense(self) -> Candidate:
@@ -116,7 +118,8 @@ class KernelGraph:
         """(N, G) kept units of candidates.
 
         Raises:
-            CandidateError: a candidate names other groups, or keeps more units than there are.
+            CandidateError: a candidate names other groups, keeps more units than there are, or
+                none of a group that can't be removed.
         """
         expected = set(self.groups)
         for candidate in candidates:
@@ -136,6 +139,13 @@ class KernelGraph:
             raise CandidateError(
                 f"group {self.groups[column]!r} has {self.units[column]} units, "
                 f"a candidate keeps {kept[row, column]}"
+            )
+        whole = [g not in self.removable for g in self.groups]
+        gone = np.argwhere((kept < 1) & np.array(whole, dtype=bool))
+        if len(gone):
+            raise CandidateError(
+                f"group {self.groups[gone[0][1]]!r} must keep at least one unit, a candidate keeps "
+                f"none; groups that can be removed whole: {', '.join(self.removable) or 'none'}"
             )
         return kept
 

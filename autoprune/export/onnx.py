@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import ExportError, MissingDependencyError
 from autoprune.core.files import write_atomically
+from autoprune.export._emptied import without_empty
+from autoprune.export._graphs import Mismatch
 from autoprune.export._torchlib import shared_registry
 
 #: Largest difference between onnxruntime's output and torch's, relative to the output's scale.
@@ -141,6 +143,9 @@ def _export(
         )
     _rename(program.model, getattr(model, "autoprune_inputs", ()))
     data: bytes = program.model_proto.SerializeToString()
+    if any(not parameter.numel() for parameter in model.parameters()):
+        with contextlib.suppress(Mismatch):  # then the constants stay as they are
+            return without_empty(data)
     return data
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from autoprune.core.errors import ExportError
+from autoprune.export._emptied import without_empty
 from autoprune.export._graphs import Graph, Mismatch, check_same_structure, drop_idle_reshapes
 from autoprune.export._matching import Book, State, choose_probes, random_selection
 from autoprune.export._rules import Rules, learn
@@ -95,7 +96,16 @@ class OnnxSlicer:
             return self.dense
         if self._rules is None:
             return self._export(self._prune(self.network, selection))
-        return self._rules.build(state)
+        data = self._rules.build(state)
+        if all(mask.any() for mask in selection.values()):
+            return data
+        try:
+            return without_empty(data)
+        except Mismatch as mismatch:
+            _LOG.warning(
+                "a network without %s is exported as a whole: %s", _gone(selection), mismatch
+            )
+            return self._export(self._prune(self.network, selection))
 
     def _export(self, model: nn.Module) -> bytes:
         return export_onnx(model, self.network.example_inputs, self.network.example_kwargs)
@@ -150,3 +160,7 @@ class OnnxSlicer:
             f"a sliced model's output differs from the pruned network's by {difference:.2g} "
             "of its scale"
         )
+
+
+def _gone(selection: Selection) -> str:
+    return ", ".join(name for name, mask in selection.items() if not mask.any())

@@ -110,10 +110,11 @@ class Network:
         parts = []
         for group in self.groups:
             mask = selection.get(group.name)
-            if mask is None or np.shape(mask) != (group.units,) or not np.any(mask):
+            least = 0 if group.name in self.kernels.removable else 1
+            if mask is None or np.shape(mask) != (group.units,) or np.sum(mask) < least:
                 got = "none" if mask is None else f"{np.sum(mask)} kept of shape {np.shape(mask)}"
                 raise CandidateError(
-                    f"a selection must keep at least one of the {group.units} units of group "
+                    f"a selection must keep at least {least} of the {group.units} units of group "
                     f"{group.name!r} as a ({group.units},) bool array; got {got}"
                 )
             parts.append(np.asarray(mask, dtype=bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from autoprune.graph.groups import Units, channel_groups, gather
 from autoprune.graph.kernels import kernel_graph
 from autoprune.graph.network import Labels, Network
 from autoprune.graph.propagate import Propagation, named, propagate, storage
+from autoprune.graph.removable import removable
 from autoprune.graph.resolve import resolve
 
 
@@ -58,6 +60,8 @@ def trace(
     raw = _parameters(exported, found)
     parameters = {name: units.labels(labels) for name, labels in raw.items()}
     groups = channel_groups(units, parameters, raw, found.atoms.consumed)
+    labels = _labels(found, units)
+    kernels = kernel_graph(exported, found, units, parameters)
     return Network(
         model=model,
         program=exported.program,
@@ -65,8 +69,10 @@ def trace(
         example_kwargs=kwargs,
         groups=groups,
         frozen=units.frozen,
-        kernels=kernel_graph(exported, found, units, parameters),
-        labels=_labels(found, units),
+        kernels=replace(
+            kernels, removable=removable(exported.program, exported.model, groups, labels)
+        ),
+        labels=labels,
         parameters=parameters,
     )
 

@@ -177,11 +177,15 @@ def _pad(site: Site, keep: Keep) -> dict[str, Any]:
 def blocks(label: Ints, keep: Keep, groups: int, what: str) -> int:
     """How many of `groups` equal blocks of channels are left, all of them equal again.
 
+    A convolution that is left without channels counts as one block.
+
     Raises:
         SurgeryError: they are not equal.
     """
     counts = keep[label].reshape(groups, -1).sum(axis=1)
     left = counts[counts > 0]
+    if not len(left):
+        return 1
     if len(np.unique(left)) != 1:
         raise SurgeryError(f"{what} must keep as much in each group, got {counts.tolist()}")
     return len(left)

@@ -18,6 +18,7 @@ from autoprune.core.errors import SurgeryError
 from autoprune.pruning._activations import LIVE_BYTES, Activations
 from autoprune.pruning._batches import Call
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of
+from autoprune.pruning.empty import call
 
 #: Finds a parameter or buffer by its dotted name.
 Lookup = Callable[[str], Tensor]
@@ -181,7 +182,7 @@ class Walk:
         target, args, kwargs = _prepared(node, self._rewrites.get(node.name))
         args, kwargs = _filled(args, known), _filled(kwargs, known)
         try:
-            return target(*args, **kwargs)
+            return call(target, args, kwargs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SurgeryError(

@@ -90,14 +90,15 @@ def divergence_losses(
             lost = shapes.get(name)
             if lost is None or not lost[0] > 0:
                 lost = 1.0 - np.arange(1, whole[name] + 1) / whole[name]
-            result[name] = _curve(points, lost)[np.asarray(counts) - 1]
+            result[name] = _curve(points, lost)[np.asarray(counts)]
     return result
 
 
 def _widths(counts: Sequence[int], units: int) -> list[int]:
     """The counts to measure, the widest first."""
-    below = [count for count in counts if count < units]
+    below = [count for count in counts if 0 < count < units]
     near = {min(below, key=lambda c: abs(c - w * units)) for w in WIDTHS} if below else set()
+    near |= {0} & set(counts)
     return sorted(near, reverse=True)
 
 
@@ -135,16 +136,18 @@ def _relative(after: Tensor, before: Tensor) -> float:
 
 
 def _curve(points: Mapping[int, float], lost: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(units,) the loss at every count, through the measured points.
+    """(units + 1,) the loss at every count from 0, through the measured points.
 
     Amplitudes (square roots) are interpolated over the reconstruction error's; past the narrowest
-    point the loss grows with the error squared.
+    point the loss grows with the error squared. With no unit left it is what was measured then
+    (ten times the worst where
+    the output was not finite), and at least that of one.
 
     Args:
         points: count → measured loss.
         lost: (units,) reconstruction error of 1, 2, ... units.
     """
-    counts = sorted(points, reverse=True)
+    counts = sorted((count for count in points if count), reverse=True)
     lost = np.maximum.accumulate(lost[::-1])[::-1]
     at = np.sqrt(np.array([0.0, *(lost[count - 1] for count in counts)]))
     measured = np.maximum.accumulate(np.sqrt([0.0, *(points[count] for count in counts)]))
@@ -152,6 +155,7 @@ def _curve(points: Mapping[int, float], lost: npt.NDArray[np.float64]) -> npt.ND
     beyond = np.sqrt(lost) > at[-1]
     if at[-1] > 0:
         amplitude[beyond] = measured[-1] * lost[beyond] / at[-1] ** 2
-    curve: npt.NDArray[np.float64] = amplitude**2
+    curve: npt.NDArray[np.float64] = np.append(np.inf, amplitude**2)
     curve[-1] = 0.0
+    curve[0] = max(points.get(0, 10.0 * curve[1]), curve[1])
     return curve

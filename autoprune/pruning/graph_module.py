@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from autoprune.core.errors import SurgeryError
 from autoprune.graph.network import Network
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of, module_stack, op_name
+from autoprune.pruning.empty import EMPTY
 
 #: Makes the node that stands for one of the traced graph; None leaves it as it is.
 Replace = Callable[[fx.Graph, fx.Node, Callable[[fx.Node], fx.Node]], fx.Node | None]
@@ -244,7 +245,7 @@ class _Builder:
     def _leaf(self, node: fx.Node) -> fx.Node | None:
         """Call a module of torch.nn where the node is all that it does."""
         path, module = self._owner(node)
-        op, position = _LEAVES.get(type(module), ("", 0)) if path and module else ("", 0)
+        op, position = _leaf_of(module) if path else ("", 0)
         if op_name(node) != op or not op:
             return None
         if getattr(module, "padding_mode", "zeros") != "zeros":
@@ -322,6 +323,15 @@ class _Builder:
                     "module can't have; the network must return what it computes"
                 )
         self.graph.output(tuple(results))
+
+
+def _leaf_of(module: nn.Module | None) -> tuple[str, int]:
+    """The op of a leaf module, and the position of its input; ("", 0) for any other."""
+    if module is None:
+        return "", 0
+    kind = type(module)
+    plain = next((k for k, empty in EMPTY.items() if kind is empty), kind)
+    return _LEAVES.get(plain, ("", 0))
 
 
 def _input_names(network: Network) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from autoprune.pruning._patches import guesses, is_own, known, set_all
 from autoprune.pruning._reads import reads_widths
 from autoprune.pruning._sites import Rewrite, Scaled, module_stack, op_name
 from autoprune.pruning._tensors import Kept, exchanged, named_tensors, sliced
+from autoprune.pruning.empty import settle
 from autoprune.pruning.graph_module import GraphNetwork
 from autoprune.pruning.importance import Importance
 from autoprune.pruning.mask import mask
@@ -87,6 +88,7 @@ def _made(network: Network, selection: Selection, *, as_graph: bool) -> nn.Modul
     changes = rewrites(network, keep)
     patches, uncertain = _known_patches(new, kept, changes, _widths(network, keep))
     set_all(new, patches)
+    settle(new)
     guessed: list[Patch] = []
     if as_graph:
         result: nn.Module = _graph(network, new, changes, uncertain)
@@ -138,6 +140,7 @@ def from_plan(
     try:
         new = copy_module(source, dict(exchanged(named_tensors(source), kept, _slice)))
         set_all(new, record.patches)
+        settle(new)
     except (AttributeError, IndexError) as error:
         raise SurgeryError(f"a tensor or attribute is not as recorded: {error}") from error
     if record.form == "module":

@@ -201,7 +201,7 @@ def test_refuses_selections_that_do_not_fit():
     selection = random_selection(network, np.random.default_rng(0))
     with pytest.raises(CandidateError, match="name this network's groups"):
         prune(network, {**selection, "nothing": np.ones(2, dtype=bool)})
-    with pytest.raises(CandidateError, match="at least one of the 8 units"):
+    with pytest.raises(CandidateError, match="at least 1 of the 8 units"):
         prune(network, {**selection, "0": np.zeros(8, dtype=bool)})
     with pytest.raises(CandidateError, match="missing"):
         prune(network, Candidate.of({"0": 4}))
