@@ -29,6 +29,7 @@ def run_inspect(
             {
                 "name": group.name,
                 "units": group.units,
+                "removable": group.name in network.kernels.removable,
                 "members": [
                     {"tensor": m.tensor, "dim": m.dim, "role": m.role} for m in group.members
                 ],

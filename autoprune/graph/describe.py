@@ -19,7 +19,7 @@ def describe(network: Network) -> RenderableType:
         network: as `trace` gives it.
 
     Returns:
-        A table of groups (name, units, the layers that make their channels and those that read
+        A table of groups (name and whether it can be removed whole, units, the layers that make their channels and those that read
         them, and how many channels a unit is where it is not one) and a table of what is frozen,
         by reason.
     """
@@ -45,7 +45,8 @@ def _groups(network: Network) -> Table:
     table.add_column("Read by", overflow="fold", ratio=3)
     for group in network.groups:
         made, read = _layers(group, "out"), _layers(group, "in")
-        table.add_row(group.name, str(group.units), _listed(made), _listed(read))
+        name = group.name + (" (removable)" if group.name in network.kernels.removable else "")
+        table.add_row(name, str(group.units), _listed(made), _listed(read))
     return table
 
 
