@@ -15,11 +15,12 @@ import pytest
 import torch
 import zoo_conv
 import zoo_sequence
+import zoo_written
 from torch import nn
 
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 
-ZOO: dict[str, Build] = {**zoo_conv.ZOO, **zoo_sequence.ZOO}
+ZOO: dict[str, Build] = {**zoo_conv.ZOO, **zoo_sequence.ZOO, **zoo_written.ZOO}
 
 #: Those that need the transformers package.
 NEEDS_TRANSFORMERS = frozenset(zoo_sequence.NEEDS_TRANSFORMERS)

@@ -67,7 +67,8 @@ class Regular:
         if not self.step:
             return np.full(shape, self.array.flat[0], self.array.dtype)
         count = np.arange(np.prod(shape), dtype=self.array.dtype)
-        return (self.array.flat[0] + self.step * count).reshape(shape)
+        counted: Array = self.array.flat[0] + self.step * count
+        return counted.reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from autoprune.graph.export import Export
 from autoprune.graph.names import layer_of
 from autoprune.graph.network import Labels
 from autoprune.graph.rules import Op, find
+from autoprune.graph.statistics import normalising
 from autoprune.graph.values import Value, inert
 
 
@@ -54,12 +55,15 @@ class _Walk:
     tied: dict[Any, str] = field(default_factory=dict)
     cuts: list[Ints] = field(default_factory=list)
     groups: dict[str, Ints] = field(default_factory=dict)
+    statistics: frozenset[str] = frozenset()
 
     def placeholder(self, node: fx.Node, kind: InputKind, target: str | None) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             return self.export.size(value)
         shape = self.shape(value)
+        if target is not None and kind == InputKind.CONSTANT_TENSOR:
+            return replace(inert(shape), known=self.constant(target))
         if target is None or kind not in (InputKind.PARAMETER, InputKind.BUFFER):
             return inert(shape)
         labels = self.parameters.get(self.same(target))
@@ -70,6 +74,13 @@ class _Walk:
                     self.owners[int(label[0])] = self.layers(target)
         self.parameters[target] = labels
         return Value(shape, labels, weight=True)
+
+    def constant(self, target: str) -> Ints | None:
+        """A list of integers that forward writes out."""
+        tensor = self.export.program.constants.get(target)
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 1 or tensor.dtype != torch.int64:
+            return None
+        return tensor.detach().cpu().numpy()
 
     def layers(self, target: str) -> tuple[str, ...]:
         """The layers that hold a tensor, the one of this name first."""
@@ -103,6 +114,7 @@ class _Walk:
         name = op_name(node)
         given = bind(node, lambda n: self.known[n])
         op = Op(name, layer_of(node), given, tuple(shapes), self.atoms, owners=self.owners)
+        op.normalises = node.name in self.statistics
         function = find(name) or (find(name[:-1]) if name.endswith("_") else None)
         if function is None:
             live = [value for value in op.tensors() if value.live()]
@@ -119,6 +131,8 @@ class _Walk:
         if op.groups is not None:
             self.groups[node.name] = op.groups
         results = result if isinstance(result, list) else [result]
+        if name in ("lift_fresh_copy", "lift_fresh"):
+            return [replace(op.first, labels=results[0])]
         return [
             Value(shape, labels, weight=op.weight)
             for shape, labels in zip(shapes, results, strict=True)
@@ -139,7 +153,7 @@ def propagate(export: Export, strict: bool = False) -> Propagation:
     Raises:
         UnsupportedOpError: an op has no rule, with `strict`.
     """
-    walk = _Walk(export, strict)
+    walk = _Walk(export, strict, statistics=normalising(export.program.graph))
     specs = {spec.arg.name: spec for spec in export.program.graph_signature.input_specs}
     sources: dict[str, str] = {}
     for node in export.program.graph.nodes:

@@ -18,11 +18,13 @@ class Value:
             is always inert, so that broadcasting needs no special case.
         weight: whether it is a parameter, or made of parameters in a way that zeros stay zeros,
             so that a sum over a pruned dimension of it gets nothing from that dimension.
+        known: its numbers, where they are constants of the graph.
     """
 
     shape: tuple[int, ...]
     labels: Labels
     weight: bool = False
+    known: Ints | None = None
 
     def __post_init__(self) -> None:
         labels = tuple(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,11 @@ def difference(wanted: list[Tensor], got: list[Tensor]) -> float:
     return worst
 
 
-def tolerance(outputs: list[Tensor]) -> float:
-    """The relative difference that rounding may cause, by the outputs' least precise dtype."""
-    found: list[Any] = [_TOLERANCE.get(t.dtype, 2e-2) for t in outputs if t.is_floating_point()]
-    return max(found, default=0.0)
+def tolerance(network: Network) -> float:
+    """The relative difference that rounding may cause, by the least precise dtype of the graph."""
+    dtypes = set()
+    for node in network.program.graph.nodes:
+        for leaf in pytree.tree_leaves(node.meta.get("val")):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                dtypes.add(leaf.dtype)
+    return max((_TOLERANCE.get(dtype, 2e-2) for dtype in dtypes), default=0.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, fx
 
 from autoprune.core.errors import SurgeryError
 from autoprune.core.workload import Ints
@@ -128,7 +129,7 @@ def _slice(site: Site, keep: Keep) -> dict[str, Any]:
         )
     stride = int(steps[0]) if len(steps) else 1
     first, last = int(where[0]), int(where[-1])
-    if taken[0] > 0 and start < 0:  # counted from the end
+    if taken[0] > 0 and start is not None and start < 0:  # counted from the end
         first -= int(kept.sum())
     begin = first if taken[0] > 0 else start
     if stride == step == 1 and taken[-1] == len(label) - 1:  # up to the end, in whatever words
@@ -216,6 +217,28 @@ def _trailing(site: Site, keep: Keep) -> dict[str, Any]:
     }
 
 
+def _arange(site: Site, keep: Keep) -> dict[str, Any]:
+    """The numbers that are left, as a list: a table that forward writes out, not a width."""
+    label = site.output[0]
+    if label is None or keep[label].all():
+        return {}
+    value = site.node.meta["val"]
+    if any(isinstance(argument, fx.Node) for argument in site.arguments.values()):
+        raise SurgeryError(f"{site.node.name} counts up to a size that is not fixed")
+    start, end, step = (site.arguments.get(name) for name in ("start", "end", "step"))
+    numbers = torch.arange(start or 0, end or 0, step or 1, dtype=value.dtype)
+    kept = tuple(numbers[torch.from_numpy(keep[label])].tolist())
+    return {"numbers": kept, "dtype": value.dtype, "device": value.device, "target": listed}
+
+
+def listed(
+    first: Any, numbers: Sequence[float], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """A tensor of numbers; what the op that is replaced was called with goes unread."""
+    del first
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
 _CONVOLUTIONS = [f"conv{d}d" for d in (1, 2, 3)] + ["conv_transpose1d"]
 #: By the op's name.
 RULES: Mapping[str, Rule] = {
@@ -243,6 +266,7 @@ RULES: Mapping[str, Rule] = {
     "conv_transpose2d": _conv,
     "conv_transpose3d": _conv,
     "group_norm": _group_norm,
+    "arange": _arange,
     "layer_norm": _trailing,
     "rms_norm": _trailing,
 }

@@ -12,6 +12,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.graph.network import Network, Selection
 from autoprune.pruning._copy import copy_module
 from autoprune.pruning._sites import Keep, arguments_of, op_name
+from autoprune.pruning._statistics import STATISTICS, mask_of, masked
 from autoprune.pruning._tensors import exchanged, named_tensors, zeroed
 from autoprune.pruning.graph_module import GraphNetwork
 from autoprune.pruning.importance import Importance
@@ -23,10 +24,10 @@ def mask(
 ) -> nn.Module:
     """The dense network with every entry zero that surgery would remove.
 
-    A normalisation that takes statistics over a pruned dimension (LayerNorm, GroupNorm, RMSNorm)
-    takes them over what is kept, and gives zero elsewhere; then the result is a `GraphNetwork`,
-    otherwise a module of the model's own class. Running means are zero and running variances one
-    at removed channels. The model is not changed.
+    A normalisation that takes statistics over a pruned dimension (LayerNorm, GroupNorm, RMSNorm,
+    or one written out with a mean or a variance) takes them over what is kept; then the result is
+    a `GraphNetwork`, otherwise a module of the model's own class. Running means are zero and
+    running variances one at removed channels. The model is not changed.
 
     Args:
         network: the traced network.
@@ -50,6 +51,8 @@ def mask(
             return None
         values = arguments_of(node)
         where = graph.get_attr(f"mask_{node.name}")
+        if op_name(node) in STATISTICS:
+            return masked(node, graph, new(values["self"]), where)
         given = [
             new(values[key]) if isinstance(values.get(key), fx.Node) else None
             for key in ("input", "weight", "bias")
@@ -74,6 +77,8 @@ def _masks(network: Network, keep: Keep) -> dict[str, Tensor]:
     result = {}
     for node in network.program.graph.nodes:
         op = op_name(node)
+        if op in STATISTICS and (statistic := mask_of(network, node, keep)) is not None:
+            result[node.name] = statistic
         if op not in ("layer_norm", "rms_norm", "group_norm"):
             continue
         values = arguments_of(node)

@@ -12,7 +12,13 @@ def constant(op: Op) -> Labels:
     return tuple(op.atoms.fresh(size) for size in op.shape)
 
 
-@rule("arange", "scalar_tensor", "linspace", "eye", "tril_indices", "triu_indices", "tensor")
+@rule("arange")
+def arange(op: Op) -> Labels:
+    """A table of numbers, which are kept or not as the entries of a buffer are (ALiBi's slopes)."""
+    return (op.atoms.fresh(op.shape[0]),)
+
+
+@rule("scalar_tensor", "linspace", "eye", "tril_indices", "triu_indices", "tensor")
 def fixed(op: Op) -> Result:
     """Its values depend on the position."""
     return op.inert()

@@ -160,6 +160,8 @@ def index(op: Op) -> Labels:
     """Advanced indexing: what is indexed is fixed, the rest passes."""
     x, indices = op.first, list(op["indices"])
     taken = [d for d, value in enumerate(indices) if value is not None]
+    if len(taken) == 1 and (known := indices[taken[0]].known) is not None:
+        return _listed(op, x, taken[0], known)
     for dim, value in enumerate(indices):
         if value is None:
             continue
@@ -172,6 +174,35 @@ def index(op: Op) -> Labels:
     adjacent = taken == list(range(taken[0], taken[0] + len(taken)))
     place = taken[0] if adjacent else 0
     return (*rest[:place], *[None] * added, *rest[place:])
+
+
+def _listed(op: Op, x: Value, dim: int, picked: Ints) -> Labels:
+    """Indices that forward lists: they must stay where they are, from the start or the end."""
+    label = x.labels[dim]
+    if label is not None:
+        for place in picked:
+            reason = f"single indices are taken from it ({op.where()})"
+            op.freeze(label[: place + 1] if place >= 0 else label[place:], reason)
+    return tuple(None if d == dim else label for d, label in enumerate(x.labels))
+
+
+@rule("gather")
+def gather(op: Op) -> Labels:
+    """Indices picked along a dimension; across the others the indices are cut as the tensor is."""
+    x, picked, dim = op.first, op["index"], op.dim(op["dim"], op.first.ndim)
+    result: list[Ints | None] = []
+    for d, (label, other) in enumerate(zip(x.labels, picked.labels, strict=True)):
+        if d == dim:
+            op.freeze(label, f"its indices are picked by a tensor ({op.where()})")
+            result.append(other)
+        elif x.shape[d] == picked.shape[d]:
+            both = label is not None or other is not None
+            result.append(op.unify(label, other) if both else None)
+        else:
+            for one in (label, other):
+                op.freeze(one, f"{op.where()} takes a part of it")
+            result.append(None)
+    return tuple(result)
 
 
 @rule("tril", "triu")

@@ -28,12 +28,12 @@ def _dims(op: Op, ndim: int) -> list[int]:
 
 @rule(*_REDUCE)
 def reduce(op: Op) -> Result:
-    """A statistic over a pruned dimension would change: the dimension is fixed."""
+    """A statistic over a pruned dimension would change: it is fixed, but in a normalisation."""
     x = op.first
     if op.name in ("max", "min") and op.tensor("other") is not None:
         return broadcast(op, [x, op["other"]], op.shape)
     dims = _dims(op, x.ndim)
-    for dim in dims:
+    for dim in dims if not op.normalises else []:
         op.freeze(x.labels[dim], f"its size enters the arithmetic: {op.where()} runs over it")
     kept: list[Ints | None] = []
     keepdim = len(op.shape) == x.ndim

@@ -52,6 +52,7 @@ class Op:
         groups: labels of the group dimension of a grouped convolution, set by its rule.
         weight: set by a rule whose output is still a weight (see `Value.weight`).
         owners: first atom of a parameter's dimension → the layers that hold the parameter.
+        normalises: whether its output only normalises what it was taken of.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Op:
     groups: Ints | None = None
     weight: bool = False
     owners: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    normalises: bool = False
 
     def __getitem__(self, name: str) -> Any:
         return self.args[name]

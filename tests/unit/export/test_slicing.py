@@ -7,7 +7,7 @@ from torch import nn
 
 from autoprune.core.errors import CandidateError
 from autoprune.export import OnnxSlicer, artifacts
-from autoprune.export._graphs import Graph, Mismatch, check_same_structure
+from autoprune.export._graphs import Graph, Mismatch, check_same_structure, drop_idle_reshapes
 from autoprune.export._matching import random_selection
 from autoprune.export.onnx import compare, export_onnx
 from autoprune.graph import trace
@@ -41,8 +41,12 @@ def test_zero_padded_shortcuts_follow_which_channels_are_kept(padded):
 
 
 # Group counts and depthwise attributes; unequal splits and shuffles; constants of ones whose
-# length changes; sizes of heads in reshapes.
-@pytest.mark.parametrize("name", ["resnext", "shufflenet_v2", "group_norm", "fused_qkv"])
+# length changes; sizes of heads in reshapes; an index for every channel; heads of one and two
+# units; tables that the graph counts up to.
+@pytest.mark.parametrize(
+    "name",
+    ["resnext", "shufflenet_v2", "group_norm", "fused_qkv", "conv1d", "mha", "hf_gpt2", "alibi"],
+)
 def test_sizes_in_the_graph_are_rewritten(name):
     assert_slices_match(*make(name))
 
@@ -115,6 +119,34 @@ def test_a_graph_that_changes_with_its_widths_is_exported_instead():
     selection = random_selection(network, np.random.default_rng(0))
     pruned = prune(network, selection).eval()
     assert compare(pruned, slicer.slice(selection), network.example_inputs) < 1e-5
+
+
+def reshaping(shape):
+    """x → Relu → a reshape to what it is, where there is one → Transpose."""
+    reshape = [] if shape is None else [onnx.helper.make_node("Reshape", ["a", "shape"], ["b"])]
+    last = "a" if shape is None else "b"
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 3]) for n in "xab"]
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3, 2])
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["a"]),
+        *reshape,
+        onnx.helper.make_node("Transpose", [last], ["y"], perm=[1, 0]),
+    ]
+    sizes = [onnx.numpy_helper.from_array(np.array(shape or [1], dtype=np.int64), "shape")]
+    graph = onnx.helper.make_graph(nodes, "g", info[:1], [out], sizes, value_info=info[1:])
+    return Graph.read(onnx.helper.make_model(graph).SerializeToString())
+
+
+def test_reshapes_that_change_nothing_are_no_other_structure():
+    plain, other = reshaping(None), reshaping([2, -1])
+    with pytest.raises(Mismatch, match="nodes"):
+        check_same_structure(plain, other)
+    drop_idle_reshapes(plain, other)
+    check_same_structure(plain, other)
+    assert [list(node.input) for node in other.model.graph.node] == [["x"], ["a"]]
+    same = reshaping([2, 3])
+    drop_idle_reshapes(reshaping([2, 3]), same)
+    assert len(same.model.graph.node) == 3
 
 
 def test_structures_are_compared_node_by_node():

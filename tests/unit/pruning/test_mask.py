@@ -8,6 +8,7 @@ import zoo
 from traced import random_selection, traced
 
 from autoprune.pruning import GraphNetwork, mask
+from autoprune.pruning._statistics import masked_statistic
 from autoprune.pruning.mask import masked_group_norm, masked_layer_norm, masked_rms_norm
 
 
@@ -84,3 +85,18 @@ def test_works_at_another_batch_size():
     masked = mask(network, random_selection(network, np.random.default_rng(0)))
     inputs = zoo.with_batch(network.example_inputs, 7)
     assert masked(*inputs).shape == (7, 5)
+
+
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_masked_statistics(keepdim):
+    x = torch.randn(3, 5, 6)
+    where, keep = where_and_rest()
+    where = where.view(1, 1, 6)
+    for dims in ((2,), (1, 2)):
+        given = (x, where, dims, keepdim)
+        kept = x[..., keep]
+        torch.testing.assert_close(masked_statistic(*given, None, False), kept.mean(dims, keepdim))
+        for correction in (0, 1):
+            variance = kept.var(dims, correction=correction, keepdim=keepdim)
+            torch.testing.assert_close(masked_statistic(*given, correction, False), variance)
+            torch.testing.assert_close(masked_statistic(*given, correction, True), variance.sqrt())

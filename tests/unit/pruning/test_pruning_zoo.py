@@ -35,6 +35,8 @@ def apart(a, b):
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_pruned_equals_masked(name, dtype, limit):
     network = traced(name, dtype)
+    if name == "hf_llama":  # its norms compute in float32, whatever the network is in
+        limit = 1e-4
     rng = np.random.default_rng(1)
     for _ in range(3 if dtype == torch.float64 else 1):
         selection = random_selection(network, rng)
