@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from autoprune.core.cost import Floats
+from autoprune.core.quiet import quiet_stdout
 from autoprune.core.workload import Ints
 from autoprune.space.projection import Oracle, neighbours, project_levels
 
@@ -112,13 +113,14 @@ class Programme:
             cut = np.repeat(np.arange(len(near)), n)
             cuts = csr_array((np.ones(len(picked)), (cut, picked)), shape=(len(near), size))
             constraints.append(LinearConstraint(cuts, -np.inf, n - 1))
-        answer = milp(
-            objective,
-            integrality=np.ones(size),
-            bounds=Bounds(0, 1),
-            constraints=constraints,
-            options={"node_limit": NODES, "mip_rel_gap": GAP},
-        )
+        with quiet_stdout():  # HiGHS prints a line of its own for some problems
+            answer = milp(
+                objective,
+                integrality=np.ones(size),
+                bounds=Bounds(0, 1),
+                constraints=constraints,
+                options={"node_limit": NODES, "mip_rel_gap": GAP},
+            )
         if answer.x is None:
             return None
         chosen = np.zeros(n, dtype=np.int64)
