@@ -16,6 +16,9 @@ from autoprune.study.evaluation import Phases
 from autoprune.study.progress import Progress
 from autoprune.study.store import Store, Stored
 
+#: Candidates asked for at a time.
+PORTION = 16
+
 
 class Loop:
     """Drives a searcher and a pool, and stores what comes of it.
@@ -190,14 +193,20 @@ class Loop:
         return 0 if last is None else max(0, last - begun)
 
     def _ask(self, total: int) -> None:
+        """Ask for as many candidates as can be used; many in portions, so that the first begin."""
+        while self._ask_portion(total) == PORTION:
+            self._submit()
+
+    def _ask_portion(self, total: int) -> int:
+        """Ask for some candidates; how many there were."""
         free = self._pool.slots - len(self._pending)
-        count = min(free, total - len(self.trials) - len(self._pending))
+        count = min(free, total - len(self.trials) - len(self._pending), PORTION)
         if count < 1:
-            return
+            return 0
         with self._phases("suggest"):
             candidates = self._searcher.suggest(count)
         if not candidates:
-            return
+            return 0
         with self._phases("predict"):
             costs = self._cost_model.predict(
                 self._searcher.context.space.kernels.workloads(candidates)
@@ -207,6 +216,7 @@ class Loop:
             self._asked[self._next] = len(self.trials)
             self._waiting.append(self._next)
             self._next += 1
+        return len(candidates)
 
     def _collect(self) -> Iterator[Trial]:
         """Finished trials: from the store as long as it has some, then evaluated."""

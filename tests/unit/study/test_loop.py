@@ -237,3 +237,23 @@ def test_the_best_is_the_best_of_those_that_hold_the_budget_searched_for():
     loop.run(7)
     assert loop.best == loop.trials[6]
     assert loop.best.score() < loosest.score()
+
+
+def test_many_are_asked_for_in_portions_each_evaluated_at_once():
+    happened = []
+
+    class Many(SeveralAtOnce):
+        slots = 40
+
+        def submit(self, ticket, candidate):
+            happened.append("submitted")
+            super().submit(ticket, candidate)
+
+    loop = make_loop(memory(), searcher="random", pool=Many)
+    suggest = loop._searcher.suggest
+    loop._searcher.suggest = lambda count: happened.append(count) or suggest(count)
+    loop.run(40)
+    asked = [count for count in happened if count != "submitted"]
+    assert asked == [16, 16, 8]
+    assert happened.index("submitted") == 1
+    assert len(loop.trials) == 40
