@@ -87,33 +87,41 @@ def is_own(module: nn.Module, rewrite: Rewrite) -> bool:
     return any(isinstance(module, kinds) and names <= own for kinds, own in _OWN_OPS)
 
 
-def guesses(model: nn.Module, rewrites: Iterable[Rewrite]) -> list[Patch]:
+def guesses(model: nn.Module, rewrites: Iterable[Rewrite]) -> tuple[list[Patch], set[str]]:
     """Attributes of the user's modules that seem to hold constants that changed.
 
     For each changed constant, the innermost module that the op ran in and that has attributes
     equal to the old value (`self.num_heads`, `self.split_sizes`) gets the new one. Where one
     attribute would get two values it is left alone. These are guesses: the result must be run.
+
+    Returns:
+        What to set, and the names of attributes that are doubtful: the same op has a constant of
+        that value that stays (a number of queries to a key among numbers of heads).
     """
     found: dict[tuple[str, str], list[Any]] = {}
+    doubtful = set()
     for rewrite in rewrites:
         for old, new in rewrite.changes.values():
             for a, b in _pairs(old, new):
                 for path, name in _holders(model, rewrite.stack, a):
-                    found.setdefault((path, name), []).append(b)
+                    if a == b:
+                        doubtful.add(name)
+                    else:
+                        found.setdefault((path, name), []).append(b)
     result = []
     for (path, name), values in found.items():
         if all(value == values[0] for value in values):
             value = tuple(values[0]) if isinstance(values[0], list) else values[0]
             result.append(Patch(path, name, value))
-    return result
+    return result, doubtful
 
 
 def _pairs(old: Any, new: Any) -> Iterable[tuple[Any, Any]]:
+    """(dense, pruned) constants; those that stay stand in a list with one that changes."""
     if isinstance(new, Scaled):
         yield from new.constants()
     elif isinstance(old, int) and isinstance(new, int):
-        if old != new:
-            yield old, new
+        yield old, new
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         if all(isinstance(v, int) for v in (*old, *new)):
             yield list(old), list(new)

@@ -232,7 +232,7 @@ def _tried(
     """The module where its own forward gives what the graph gives, else the graph; patches."""
     graph = _graph(network, new, changes, uncertain)
     wanted: list[Tensor] | None = None
-    for attempt in _attempts(guesses(new, uncertain)):
+    for attempt in _attempts(*guesses(new, uncertain)):
         before = [Patch(p.module, p.attribute, _value(new, p)) for p in attempt]
         try:
             set_all(new, attempt)
@@ -247,9 +247,12 @@ def _tried(
     return graph, []
 
 
-def _attempts(patches: list[Patch]) -> Iterator[list[Patch]]:
-    """No patches, all of them, then those of some attributes only, by the attributes' names."""
+def _attempts(patches: list[Patch], doubtful: set[str]) -> Iterator[list[Patch]]:
+    """No patches, the sure ones, all, then those of some attributes only, by their names."""
     yield []
+    sure = [patch for patch in patches if patch.attribute not in doubtful]
+    if 0 < len(sure) < len(patches):
+        yield sure
     names = list(dict.fromkeys(patch.attribute for patch in patches))
     sizes = range(len(names), 0, -1) if len(names) <= _MOST_NAMES else [len(names)]
     for size in sizes:

@@ -240,3 +240,40 @@ def test_pruned_network_can_be_copied():
         with torch.no_grad():
             next(other.parameters()).mul_(2)
         assert not torch.equal(other(*network.example_inputs), pruned(*network.example_inputs))
+
+
+class Repeats(nn.Module):
+    """Two key-value heads, each with two queries: twice the same number, of which one stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.repeats = 12, 2
+        self.inp, self.out = nn.Linear(3, 12), nn.Linear(16, 2)
+        self.q, self.k, self.v = nn.Linear(12, 16), nn.Linear(12, 8), nn.Linear(12, 8)
+
+    def forward(self, x):
+        x = F.layer_norm(self.inp(x), (self.width,))
+
+        def heads(y, repeats):
+            y = y.unflatten(-1, (-1, 4)).transpose(1, 2)
+            if repeats == 1:
+                return y
+            b, h, t, w = y.shape
+            return y[:, :, None].expand(b, h, repeats, t, w).reshape(b, h * repeats, t, w)
+
+        q, k, v = (
+            heads(self.q(x), 1),
+            heads(self.k(x), self.repeats),
+            heads(self.v(x), self.repeats),
+        )
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_an_attribute_that_may_stay_is_not_changed_for_nothing():
+    """With one key the product would broadcast it: `repeats` at 1 gives the same output."""
+    network = trace(Repeats().eval(), (torch.randn(2, 5, 3),))
+    pruned = prune(network, {g.name: np.arange(g.units) < g.units // 2 for g in network.groups})
+    assert isinstance(pruned, Repeats)
+    assert (pruned.width, pruned.repeats) == (6, 2)
+    assert pruned.k.out_features == 4
