@@ -14,3 +14,11 @@ def _locks_of_this_run(tmp_path_factory):
     os.environ["AUTOPRUNE_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
     yield
     del os.environ["AUTOPRUNE_LOCKS"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_tables_of_other_runs():
+    """Tests take over no kernel times that were measured before, and keep none."""
+    os.environ["AUTOPRUNE_TABLES"] = ""
+    yield
+    del os.environ["AUTOPRUNE_TABLES"]

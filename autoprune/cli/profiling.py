@@ -24,7 +24,7 @@ def run_profile(
     as_json: bool,
 ) -> int:
     """Measure a latency table, and tell its error on candidates it was not fitted to."""
-    from autoprune.study.table import profile_config
+    from autoprune.study.profiling import profile_config
 
     check_writable(out, TableError)
     with TerminalProgress(Console(stderr=True)).running() as progress:
@@ -44,6 +44,8 @@ def run_profile(
             )
         )
         return HELD
+    from autoprune.study.table import told_reused
+
     console = Console()
     for line in (
         f"device: {table.device}",
@@ -56,7 +58,9 @@ def run_profile(
             if accuracy["noise"] is None
             else f"two halves of the measuring differ by {accuracy['noise']:.1%}"
         ),
+        told_reused(table),
         f"table: {out}",
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if line:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return HELD

@@ -50,7 +50,7 @@ def run_check(
     as_json: bool,
 ) -> int:
     """Measure a fresh sample beside a table's predictions."""
-    from autoprune.study.table import check_config
+    from autoprune.study.profiling import check_config
 
     with TerminalProgress(Console(stderr=True)).running() as progress:
         found = check_config(
@@ -206,7 +206,7 @@ def _agreement(told: Agreement) -> str:
     return (
         f"predicts {told.candidates} candidates: median error {told.median_error:.1%}, 90 % below "
         f"{told.p90_error:.1%}, on the whole {told.bias:+.1%}; {told.inside:.0%} inside 90 % "
-        "intervals"
+        f"intervals; their own uncertainty explains a median of {told.limit:.1%}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the data folders are: `latency_models/` and `search_spaces/`."""
+"""Where data lies: `latency_models/` and `search_spaces/`, and the user's cache."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def data_folders(name: str) -> list[Path]:
     places = [Path(own) / name] if own else []
     places += [_PACKAGE / "_data" / name, _PACKAGE.parent / name]
     return [place for place in places if place.is_dir()]
+
+
+def cache_folder() -> Path:
+    """The user's cache folder: `$XDG_CACHE_HOME/autoprune`, by default `~/.cache/autoprune`."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home else Path.home() / ".cache") / "autoprune"
 
 
 def data_folder(name: str) -> Path:

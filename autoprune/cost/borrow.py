@@ -16,7 +16,7 @@ import numpy as np
 from autoprune.core.cost import Floats
 from autoprune.core.device import DeviceSpec
 from autoprune.core.workload import Ints
-from autoprune.cost.layout import Layout
+from autoprune.cost.layout import Layout, work
 from autoprune.cost.pooling import Run, medians, pool
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: No table is taken to be further off than this (log).
 _FAR = 0.5
+#: Networks that share less of the arithmetic than this have nothing to tell each other.
+_SHARED = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,56 @@ def borrow(table: LatencyTable, device: DeviceSpec) -> list[Borrowed]:
     refuse_other(table.device, device, "whose kernels are to be reused")
     own = [Borrowed(run.layout, run.kept, run.times) for run in steady_runs(table)]
     return [*own, *table.borrowed]
+
+
+def borrow_for(
+    layout: Layout, tables: Sequence[LatencyTable], device: DeviceSpec
+) -> tuple[list[Borrowed], list[str]]:
+    """What tables of a device know of a network's kernels.
+
+    A run that one table measured and others took over counts once.
+
+    Args:
+        layout: of the network.
+        tables: of the device.
+        device: that the network is measured on.
+
+    Returns:
+        Runs of networks that share kernels with it, and names of the tables they are of.
+
+    Raises:
+        TableMismatchError: a table is of another device.
+    """
+    wanted = _arithmetic(layout)
+    measured = {fingerprint for table in tables for fingerprint in table.layouts}
+    found: list[Borrowed] = []
+    names: list[str] = []
+    for table in tables:
+        known = [
+            run
+            for run in borrow(table, device)
+            if sum(wanted.get(s, 0.0) for s in run.layout.by_signature) >= _SHARED
+            and (run.layout.fingerprint in table.layouts or run.layout.fingerprint not in measured)
+        ]
+        if known:
+            found += known
+            measured.update(run.layout.fingerprint for run in known)
+            names.append(str(table.info.get("model") or table.info.get("network") or "unnamed"))
+    return found, names
+
+
+def _arithmetic(layout: Layout) -> dict[str, float]:
+    """Each signature's share of a dense network's multiply-accumulates."""
+    macs = {
+        signature: float(
+            work(
+                [layout.kernels[i] for i in indices], layout.channels(indices, layout.units[None])
+            )[:, :, 0].sum()
+        )
+        for signature, indices in layout.by_signature.items()
+    }
+    total = sum(macs.values()) or 1.0
+    return {signature: value / total for signature, value in macs.items()}
 
 
 def steady_runs(table: LatencyTable) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +15,20 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.device import DeviceSpec, Measurement
 from autoprune.core.errors import ProfilerError, TableError
 from autoprune.core.workload import Ints, KernelGraph
-from autoprune.cost.borrow import borrow
+from autoprune.cost.borrow import borrow_for
 from autoprune.cost.cover import covering
+from autoprune.cost.layout import Layout
 from autoprune.cost.records import halves, ratio_std, usable
 from autoprune.cost.table import LatencyTable
 
-#: Candidates of the first batch and of a later one at most; the first tells how long one takes.
-_FIRST, _NEXT = 8, 16
+#: Candidates of the first batch, which tells how long one takes; until the model chooses which to
+#: measure next; and of a later batch at least and at most: half as many as are done before it, for
+#: the model is fitted anew after each.
+_TRY, _FIRST, _NEXT, _MOST = 2, 8, 16, 48
+#: A table of fewer candidates is none.
+_FEWEST = 4
+#: No table beats the noise: so close to it, more candidates bring little.
+_NEAR = 1.2
 #: One in so many is held out: without, and with kernels that another table has measured.
 _HELD, _HELD_REUSED = 4, 2
 #: So many held-out candidates at least before their error is believed.
@@ -103,9 +111,9 @@ def build_table(
     measure: Measure,
     device: DeviceSpec,
     *,
-    candidates: int = 48,
-    budget_s: float = 300.0,
-    target_error: float = 0.015,
+    candidates: int = 128,
+    budget_s: float = 180.0,
+    target_error: float = 0.01,
     choices: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -117,16 +125,17 @@ def build_table(
     Batches of candidates are measured beside the dense network; a quarter of each, drawn at
     random, is held out to tell the table's error, and only then taken in. Of the others, those
     are measured in whose kernels the model is least sure. Batches go on until the median error is
-    below the target (or below the noise, which no table can beat), all candidates are used up, or
-    the next batch would not fit the time. Kernels that another table of the device has measured
-    need no measuring again: what is left to learn is how they add up, from fewer candidates.
+    below the target (or near the noise, which no table can beat), all candidates are used up, or
+    the time is. The first batch is small, so that a short time is respected on a slow device too.
+    Kernels that another table of the device has measured need no measuring again: what is left to
+    learn is how they add up, from fewer candidates.
 
     Args:
         graph: of the network.
         measure: measures candidates; the first of each call is the dense one.
         device: what is measured on.
         candidates: at most this many, the dense one not counted; 8 or more.
-        budget_s: seconds; 8 candidates are measured whatever it takes.
+        budget_s: seconds; no batch is begun that would not fit, by the one before it.
         target_error: stop at this median relative error.
         choices: kept counts to measure by group; any where none are given.
         seed: of the choice of candidates.
@@ -139,7 +148,7 @@ def build_table(
         taken in, and `info["build"]` what was done.
 
     Raises:
-        TableError: fewer than 8 candidates, or too few could be measured.
+        TableError: fewer than 8 candidates, or too few could be measured, or fitted the time.
         TableMismatchError: a table to reuse is of another device.
         ProfilerError: the dense network can't be measured.
     """
@@ -151,18 +160,20 @@ def build_table(
     rng = np.random.default_rng(seed)
     plan = covering(graph, candidates, rng, choices)
     pool = covering(graph, _POOL * candidates, rng, choices)
-    borrowed = [b for other in reuse for b in borrow(other, device)]
+    layout = Layout.of(graph)
+    borrowed, names = borrow_for(layout, reuse, device)
     every = _HELD
     started = time.monotonic()
     table: LatencyTable | None = None
     held_kept: list[Ints] = []
     held: list[Measurement] = []
     done, failed, stopped, report = 0, 0, "candidates", None
-    size = min(_FIRST, candidates)
+    size = min(_TRY, candidates)
     while done < candidates:
-        checks = np.arange(1, size + 1) % every == 0
+        began = time.monotonic()
+        checks = np.arange(done + 1, done + size + 1) % every == 0
         chosen = plan[done : done + size].copy()
-        if table is not None:
+        if table is not None and done >= _FIRST:
             chosen[~checks] = pool[table.least_sure(graph, pool, int((~checks).sum()))]
         rows = np.vstack([graph.units[None], chosen])
         tell(done, candidates, f"measuring {size} candidates")
@@ -188,16 +199,27 @@ def build_table(
         if any(usable(m) for m in held):
             report = accuracy(table, graph, np.vstack(held_kept), held)
             tell(done, candidates, f"median error {report.median_error:.1%}")
-            goal = max(target_error, report.noise if np.isfinite(report.noise) else 0.0)
+            goal = max(target_error, _NEAR * report.noise if np.isfinite(report.noise) else 0.0)
             if report.candidates >= _ENOUGH and report.median_error <= goal:
                 stopped = "error"
                 break
-        took = time.monotonic() - started
-        left = int((budget_s - took) / max(took, 1e-9) * done)
-        size = min(_NEXT, candidates - done, left)
-        if left < every:
+        one_s = (time.monotonic() - began) / size
+        left_s = budget_s - (time.monotonic() - started)
+        fits = int(left_s / max(one_s, 1e-9))
+        if done < _FEWEST and left_s > 0:
+            fits = max(fits, _FEWEST - done)  # the first batch was slow: the network was exported
+        wanted = _FIRST - done if done < _FIRST else min(max(_NEXT, done // 2), _MOST)
+        size = min(wanted, candidates - done, fits)
+        # A batch that nothing is held out of tells nothing of the error.
+        if fits < min(_FEWEST - done if done < _FEWEST else every, candidates - done):
             stopped = "time"
             break
+    if done < _FEWEST and stopped == "time":
+        raise TableError(
+            f"a latency table must be of {_FEWEST} candidates or more; in {budget_s:g} s only "
+            f"{done} could be measured here, one takes about {one_s:.1f} s. Raise the time "
+            f"(profile.timeout_s, --timeout) to {math.ceil(2 * _FIRST * one_s + 1)} s or more"
+        )
     if table is None or report is None or failed > done // 2:
         reasons = sorted({m.error for m in held if m.error}) or ["they failed"]
         raise TableError(
@@ -215,6 +237,8 @@ def build_table(
         "stopped": stopped,
         "seed": seed,
         "reused_runs": len(borrowed),
+        "reused_tables": names,
+        "reused_share": round(table.covered(graph), 3) if borrowed else 0.0,
         "median_rounds": float(np.median([len(o.samples_ms) for o in table.observations])),
     }
     return table

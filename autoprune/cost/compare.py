@@ -12,14 +12,17 @@ from autoprune.core.errors import TableError, TableMismatchError
 from autoprune.cost.borrow import median_times, steady_runs
 from autoprune.cost.format import refuse_other
 from autoprune.cost.pooling import medians
-from autoprune.cost.records import Observation
+from autoprune.cost.records import Observation, halves
 from autoprune.cost.table import LatencyTable
 
 #: Kernels' times repeat no better than this (relative), and tables differ where the difference
 #: is this many standard deviations.
 _KERNEL_NOISE, _BEYOND = 0.03, 3.0
-#: Predictions of another table's candidates agree where this much of them lies in 90 % intervals.
-_INSIDE = 0.75
+#: Predictions of another table's candidates agree where this much of them lies in 90 % intervals,
+#: or where their median error is below so many times what the tables' own uncertainty explains.
+_INSIDE, _EXPLAINED = 0.75, 2.0
+#: The median of what is normally distributed, without its sign, in standard deviations.
+_MEDIAN = 0.6745
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Agreement:
         p90_error: its 90 % quantile.
         bias: median of predicted / measured − 1.
         inside: fraction within the 90 % interval of prediction and measurement.
+        limit: median error that both tables' own uncertainty explains: twice the largest of what
+            their standard deviations say, their errors on candidates they had held out, and their
+            noise. Intervals are of the rounds of one session; those of another day, or another
+            load, scatter by more.
     """
 
     candidates: int
@@ -39,6 +46,12 @@ class Agreement:
     p90_error: float
     bias: float
     inside: float
+    limit: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the tables tell the same, as far as they know."""
+        return self.inside >= _INSIDE or self.median_error <= self.limit
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Difference:
         told = [a for a in (self.forward, self.backward) if a is not None]
         if self.device or not self.same_network or not told:
             return True
-        return any(a.inside < _INSIDE for a in told)
+        return not all(a.agrees for a in told)
 
 
 def agreement(table: LatencyTable, other: LatencyTable) -> Agreement | None:
@@ -103,7 +116,7 @@ def agreement(table: LatencyTable, other: LatencyTable) -> Agreement | None:
 
     Candidates that both have measured count too, but the dense one does not: it is 1 in both.
     """
-    errors, inside = [], []
+    errors, spreads = [], []
     for fingerprint, layout in other.layouts.items():
         mine = [o for o in other.observations if o.network == fingerprint]
         mine = [o for o in mine if o.kept != tuple(layout.units.tolist())]
@@ -113,17 +126,27 @@ def agreement(table: LatencyTable, other: LatencyTable) -> Agreement | None:
         mean, std, _ = table.predict_ratio(table.layouts[fingerprint], kept)
         ratio, noise = np.array([o.ratio for o in mine]), np.array([o.std for o in mine])
         errors.append(mean / ratio - 1.0)
-        inside.append(np.abs(mean - ratio) <= 1.645 * np.hypot(std, noise))
+        spreads.append(np.hypot(std, noise) / ratio)
     if not errors:
         return None
-    signed = np.concatenate(errors)
+    signed, spread = np.concatenate(errors), np.concatenate(spreads)
+    explained = [_MEDIAN * float(np.median(spread)), *_own(table), *_own(other)]
     return Agreement(
         len(signed),
         float(np.median(np.abs(signed))),
         float(np.quantile(np.abs(signed), 0.9)),
         float(np.median(signed)),
-        float(np.concatenate(inside).mean()),
+        float((np.abs(signed) <= 1.645 * spread).mean()),
+        _EXPLAINED * max(explained),
     )
+
+
+def _own(table: LatencyTable) -> tuple[float, float]:
+    """A table's error on what it had held out, and its noise; 0 where it tells none."""
+    stated = (table.info.get("accuracy") or {}).get("median_error") or 0.0
+    pairs = [h for o in table.observations if (h := halves(o)) is not None]
+    noise = [abs(a - b) / ((a + b) / 2) for a, b in pairs]
+    return float(stated), float(np.median(noise)) if noise else 0.0
 
 
 def difference(first: LatencyTable, second: LatencyTable) -> Difference:

@@ -29,6 +29,8 @@ _FIRST, _FIRST_STEPS, _ALL, _ALL_STEPS = 700, 60, 2500, 20
 _WEIGHED = 150
 #: Errors of so many standard deviations at points left out are those of the measurement.
 _SPIKE = 3.0
+#: No scale moves further from where it began (log).
+_FARTHEST = 15.0
 _JITTER = 1e-8
 
 
@@ -122,8 +124,10 @@ class GaussianProcess:
         x, y, own = self._x[rows], self._y[rows], weight[rows]
 
         def loss(at: Floats) -> tuple[float, Floats]:
-            value, gradient = _likelihood(at, x, y, own)
             off = at - prior
+            if np.abs(off).max() > _FARTHEST:
+                return 1e10, np.zeros_like(at)
+            value, gradient = _likelihood(at, x, y, own)
             return value + 0.5 * _STIFFNESS * float(off @ off), gradient + _STIFFNESS * off
 
         found = minimize(loss, self.theta, jac=True, method="L-BFGS-B", options={"maxiter": steps})

@@ -1,14 +1,13 @@
 """How long each kernel of a network takes inside the whole network, learned from profiled runs.
 
 Times are pooled by signature, freed of the machine's drift (see `pooling`) and fitted as a
-staircase in the channel counts. A signature that was never measured is predicted from the work of
-its family (the same op and settings at other sizes), else from that of all kernels; that is an
-extrapolation, and its standard deviation says so.
+staircase in the channel counts. A signature that was never measured is an extrapolation (see
+`unseen`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +15,19 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
-from autoprune.cost.layout import HEAVY, KernelLayout, Layout, work
+from autoprune.cost.context import FLAGS
+from autoprune.cost.layout import Layout
 from autoprune.cost.pooling import Pool, Run, pool, run_scales
-from autoprune.cost.staircase import Staircase, fit_nonnegative
+from autoprune.cost.staircase import Staircase
+from autoprune.cost.unseen import UnseenKernels
 
 #: Where a figure came from, best first: every kernel's very shape was measured, lies between
 #: measured ones, or does not.
 SOURCES = np.array(["table", "interpolated", "extrapolated"])
 _EXTRAPOLATED = 2
 #: Relative standard deviations: of a kernel's time in one run at least; of single kernels around
-#: their signature; of what the family, or only all kernels together, say; outside the range.
-_NOISE, _BETWEEN, _FAMILY, _ANY, _OUTSIDE = 0.005, 0.03, 0.25, 0.6, 0.1
+#: their signature; outside the range.
+_NOISE, _BETWEEN, _OUTSIDE = 0.005, 0.03, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class KernelModel:
         for signature, curve in self._curves.items():
             if curve is not None:
                 self._factors.update(_factors(pools[signature], even[signature], curve.curve))
-        self._families = _families(pools, even)
+        self._unseen = UnseenKernels(pools, even)
         self.parts = [s for s in sorted(sums, key=lambda s: -sums[s]) if sums[s] > 0.01 * total][
             :24
         ]
@@ -92,11 +93,11 @@ class KernelModel:
         for signature, indices in layout.by_signature.items():
             kernels = [layout.kernels[i] for i in indices]
             curve = self._curves.get(signature)
-            if curve is None and self._free(signature, kernels[0]):
-                continue
-            x = layout.channels(indices, kept)
+            if curve is None and (signature in self._curves or self._unseen.free(kernels[0])):
+                continue  # it took no time of its own
+            x = layout.shapes(indices, kept)
             if curve is None:
-                mean, std = self._from_work(kernels, x)
+                mean, std = self._unseen.predict(kernels, x)
                 rank = np.full(mean.shape, _EXTRAPOLATED)
             else:
                 mean, std, rank = curve.predict(x)
@@ -115,7 +116,7 @@ class KernelModel:
             curve = self._curves.get(signature)
             if curve is None:
                 continue
-            x = layout.channels(indices, kept)
+            x = layout.shapes(indices, kept)
             _, std, _ = curve.predict(x)
             distinct, inverse = np.unique(x.reshape(-1, x.shape[2]), axis=0, return_inverse=True)
             unsure.append(std)
@@ -141,24 +142,10 @@ class KernelModel:
         for signature, indices in layout.by_signature.items():
             curve = self._curves.get(signature)
             if curve is not None:
-                time = float(curve.predict(layout.channels(indices, layout.units[None]))[0].sum())
+                time = float(curve.predict(layout.shapes(indices, layout.units[None]))[0].sum())
                 total += time
                 known += time if signature in signatures else 0.0
         return known / total if total > 0 else 0.0
-
-    def _free(self, signature: str, kernel: KernelLayout) -> bool:
-        """Whether it takes no time of its own: measured so, or a light op always fused so far."""
-        if signature in self._curves:
-            return True
-        family = self._families.get(kernel.family)
-        return kernel.op not in HEAVY and family is not None and not family.any()
-
-    def _from_work(self, kernels: Sequence[KernelLayout], x: Ints) -> tuple[Floats, Floats]:
-        coefficients, spread = self._families.get(kernels[0].family), _FAMILY
-        if coefficients is None:
-            coefficients, spread = self._families[""], _ANY
-        mean = _work_features(kernels, x) @ coefficients
-        return mean, spread * mean
 
 
 class _Lookup:
@@ -220,7 +207,7 @@ def _curve(one: Pool, even: Floats, *, choose: bool) -> Staircase:
     relative = np.abs(even / np.maximum(mean[inverse], 1e-12) - 1.0)[repeated]
     spread = 1.48 * float(np.median(relative)) * 1.2 if len(relative) else 0.03
     noise = np.maximum(spread / np.sqrt(count), _NOISE) * mean
-    return Staircase(shapes, mean, noise, choose=choose)
+    return Staircase(shapes, mean, noise, choose=choose, flags=FLAGS)
 
 
 def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int], float]:
@@ -235,32 +222,5 @@ def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int],
     for number, owner in enumerate(one.owners):
         mine = relative[one.owner == number]
         weight = _BETWEEN**2 / (_BETWEEN**2 + spread**2 / len(mine))
-        result[owner] = 1.0 + weight * float(np.clip(np.median(mine), -0.5, 0.5))
-    return result
-
-
-def _work_features(kernels: Sequence[KernelLayout], x: Ints) -> Floats:
-    """(N, K, 7) a constant, and the work with exact channel counts and in blocks of 16."""
-    exact, blocked = work(kernels, x), work(kernels, x, (16, 16))
-    return np.concatenate([np.ones((*exact.shape[:2], 1)), exact, blocked], axis=2)
-
-
-def _families(pools: Mapping[str, Pool], even: Mapping[str, Floats]) -> dict[str, Floats]:
-    """(7,) coefficients of the work by family; "" is fitted to all kernels that take time."""
-    features: dict[str, list[Floats]] = {}
-    times: dict[str, list[Floats]] = {}
-    for signature, one in pools.items():
-        shapes, inverse = one.shapes()
-        mean = np.array([np.median(even[signature][inverse == i]) for i in range(len(shapes))])
-        rows = _work_features([one.kernel], shapes[:, None, :])[:, 0]
-        for family in (one.kernel.family, ""):
-            if family or mean.any():
-                features.setdefault(family, []).append(rows)
-                times.setdefault(family, []).append(mean)
-    result = {}
-    for family, parts in features.items():
-        a, y = np.concatenate(parts), np.concatenate(times[family])
-        weight = 1.0 / (y + 0.02 * max(float(y.max()), 1e-12))
-        norm = np.maximum(a.max(axis=0), 1e-12)
-        result[family] = fit_nonnegative(a / norm * weight[:, None], y * weight) / norm
+        result[owner] = 1.0 + weight * float(np.clip(np.median(mine), -1.0, 2.0))
     return result

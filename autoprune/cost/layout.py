@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints, Kernel, KernelGraph, Shape
+from autoprune.cost.context import FLAGS, makers, ragged
 
 #: Ops that do arithmetic on weights or contract a dimension: never fused into another op.
 HEAVY = (
@@ -110,8 +111,34 @@ class Layout:
         flat = base.ravel() + kept @ weight.reshape(-1, len(self.groups)).T
         return flat.reshape(len(kept), *base.shape)
 
+    def shapes(self, indices: npt.NDArray[np.intp], kept: Ints) -> Ints:
+        """(N, len(indices), D + FLAGS) as `channels`, and flags of what surrounds the kernels."""
+        x = self.channels(indices, kept)
+        flags = np.zeros((*x.shape[:2], FLAGS), dtype=x.dtype)
+        for flag, of in enumerate(self._makers[indices].T):
+            known = np.flatnonzero(of >= 0)
+            if len(known):
+                base, weight = self._inputs
+                read = base[of[known]] + kept @ weight[of[known]].T
+                flags[:, known, flag] = ragged(read)
+        return np.concatenate([x, flags], axis=2)
+
+    @cached_property
+    def _makers(self) -> npt.NDArray[np.intp]:
+        return makers(self.kernels, HEAVY)
+
+    @cached_property
+    def _inputs(self) -> tuple[Ints, Ints]:
+        """Of the channels that each kernel reads: (K,) base and (K, G) weight."""
+        base = np.array([k.base[0] if k.base else 0 for k in self.kernels], dtype=np.int64)
+        weight = np.zeros((len(base), len(self.groups)), dtype=np.int64)
+        for index, kernel in enumerate(self.kernels):
+            for group, value in kernel.weight[0].items() if kernel.weight else ():
+                weight[index, group] = value
+        return base, weight
+
     def _affine(self, indices: tuple[int, ...]) -> tuple[Ints, Ints]:
-        cache: dict[tuple[int, ...], tuple[Ints, Ints]] = self._cache
+        cache = self._cache
         if indices not in cache:
             kernels = [self.kernels[i] for i in indices]
             base = np.array([k.base for k in kernels], dtype=np.int64)
@@ -183,7 +210,7 @@ class _Describer:
         self._graph = graph
         self._base = graph.base.tolist()
         self._varies: list[bool] = [bool(row.any()) for row in graph.weight]
-        self._ops = {k.name: k.op for k in graph.kernels}
+        self._by_name = {k.name: k for k in graph.kernels}
         self._readers: dict[str, list[Kernel]] = {}
         for kernel in graph.kernels:
             for name in kernel.reads:
@@ -265,16 +292,34 @@ class _Describer:
         )
 
     def _neighbours(self, kernel: Kernel) -> str:
-        """What a runtime may fuse: the light ops that follow, and for a light op what it reads."""
+        """What a runtime may fuse: the light ops that follow, and for a light op those before it.
+
+        Back to a heavy op, or to where several tensors meet. A heavy op at the network's input is
+        told apart: its input comes in another layout than any other's.
+        """
         text = ""
         if kernel.op not in HEAVY:
-            text += " after " + "+".join(sorted(self._ops.get(r, "input") for r in kernel.reads))
+            text += " after " + "<".join(self._before(kernel))
+        elif not any(r in self._by_name for r in kernel.reads):
+            text += " after input"
         chain: list[str] = []
         readers = self._readers.get(kernel.name, [])
         while len(readers) == 1 and readers[0].op not in HEAVY and len(chain) < 4:
             chain.append(readers[0].op)
             readers = self._readers.get(readers[0].name, [])
         return text + (" then " + ">".join(chain) if chain else "")
+
+    def _before(self, kernel: Kernel) -> list[str]:
+        """What a light op reads, and what that reads, ..., nearest first."""
+        found: list[str] = []
+        reads = kernel.reads
+        while len(found) < 3:
+            names = sorted(self._by_name[r].op if r in self._by_name else "input" for r in reads)
+            found.append("+".join(names) or "input")
+            if len(reads) != 1 or found[-1] in HEAVY or reads[0] not in self._by_name:
+                break
+            reads = self._by_name[reads[0]].reads
+        return found
 
 
 def _text(value: object) -> str:

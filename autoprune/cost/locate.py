@@ -1,18 +1,25 @@
-"""Where latency tables lie: `latency_models/<device>/<runtime>-…-<network>.jsonl`."""
+"""Where latency tables lie: `latency_models/<device>/<runtime>-…-<network>.jsonl`.
+
+In the data folders, and in the user's cache: there a copy of every table that was measured is kept,
+so that the next network of the device need not have the same kernels measured again.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from autoprune.core.data import data_folders
+from autoprune.core.data import cache_folder, data_folders
 from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import ConfigError, TableError, TableFormatError, TableMismatchError
 from autoprune.core.workload import KernelGraph
 from autoprune.cost.format import read_device
 from autoprune.cost.table import LatencyTable
 
+_LOG = logging.getLogger("autoprune.cost")
 _FOLDER, _SUFFIX = "latency_models", ".jsonl"
 
 
@@ -74,10 +81,48 @@ def tables() -> Iterator[Path]:
         yield from sorted(folder.rglob(f"*{_SUFFIX}"))
 
 
+def remembered() -> Path | None:
+    """Folder of the tables that were measured here before; None where none are to be kept.
+
+    `$AUTOPRUNE_TABLES`, where that is set ("" keeps none), else `latency_models` in the user's
+    cache folder.
+    """
+    named = os.environ.get("AUTOPRUNE_TABLES")
+    if named is None:
+        return cache_folder() / _FOLDER
+    return Path(named) if named else None
+
+
+def remember(table: LatencyTable) -> Path | None:
+    """Keep a copy of a table for the networks to come; the newest of each network and device.
+
+    What it took over itself is left out: that is in tables of its own. A folder that can't be
+    written only costs time later, and is told in the log.
+
+    Returns:
+        The copy, or None where none is kept.
+    """
+    folder = remembered()
+    if folder is None:
+        return None
+    copy = LatencyTable(table.device, table.reference_ms, table.info)
+    copy.reference_energy = table.reference_energy
+    copy.layouts, copy.observations = table.layouts, table.observations
+    try:
+        return copy.save(folder / table_name(table.device, table.reference.fingerprint))
+    except TableError as error:
+        _LOG.warning("the table is not kept for other networks: %s", error)
+        return None
+
+
 def tables_of(device: DeviceSpec) -> list[LatencyTable]:
-    """Every table in the data folders that was measured on a device, whatever the network."""
+    """Every table that was measured on a device, whatever the network: shipped, or remembered.
+
+    A table is never taken for another device, runtime, version, precision or thread count.
+    """
     found = []
-    for path in tables():
+    own = remembered()
+    for path in (*tables(), *(sorted(own.rglob(f"*{_SUFFIX}")) if own else ())):
         try:
             if not read_device(path).differences(device):
                 found.append(LatencyTable.load(path, device))

@@ -47,7 +47,7 @@ class Pool:
         run: (R,) index of the run.
         owner: (R,) index into `owners`.
         owners: the single kernels, as (network's fingerprint, index).
-        x: (R, D) channel counts.
+        x: (R, D + FLAGS) channel counts, and flags of what surrounds the kernel (see `context`).
         t: (R,) times in ms.
     """
 
@@ -59,7 +59,7 @@ class Pool:
     t: Floats
 
     def shapes(self) -> tuple[Ints, npt.NDArray[np.intp]]:
-        """The distinct channel counts, and which of them each row has."""
+        """The distinct shapes, and which of them each row has."""
         shapes, inverse = np.unique(self.x, axis=0, return_inverse=True)
         return shapes, inverse.ravel()
 
@@ -69,7 +69,7 @@ def pool(runs: Sequence[Run]) -> dict[str, Pool]:
     rows: dict[str, list[tuple[int, tuple[str, int], Ints, float, KernelLayout]]] = {}
     for number, run in enumerate(runs):
         for signature, indices in run.layout.by_signature.items():
-            x = run.layout.channels(indices, run.kept[None])[0]
+            x = run.layout.shapes(indices, run.kept[None])[0]
             mine = rows.setdefault(signature, [])
             for i, row in zip(indices.tolist(), x, strict=True):
                 owner = (run.layout.fingerprint, i)

@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
+from autoprune.cost.context import ragged
 
 BLOCKS = (4, 8, 16, 32, 64, 128)
 #: Counts beyond the second that are no multiple of the first may take another, slower kernel.
@@ -42,6 +43,9 @@ _EMBEDDINGS = (
 _LENGTHS = (0.3, 1.0, 3.0, 9.0)
 _OWN = (0.05, 0.3)
 _FOLDS = 5
+#: How often the mean is fitted, each time relative to the one before (and to so much of the mean
+#: time at least).
+_REWEIGHTED, _LEAST_TIME = 3, 0.02
 
 
 def basis(x: npt.NDArray[np.integer] | Floats) -> Floats:
@@ -60,6 +64,19 @@ def basis(x: npt.NDArray[np.integer] | Floats) -> Floats:
     return np.hstack([columns[0], *(c[:, 1:] for c in columns[1:]), *pairs, product])
 
 
+def _surrounded(counts: Ints, flags: Ints) -> list[Floats]:
+    """What a change of layout adds: proportional to either end's channels, or to their product.
+
+    Where a kernel works on plain tensors itself, its surroundings count the other way round.
+    """
+    sizes = np.stack([np.ones(len(counts)), counts[:, 0], counts[:, -1], _volume(counts)], axis=1)
+    own = ragged(counts[:, 0])
+    found = []
+    for flag in flags.T > 0:
+        found += [sizes * gate[:, None] for gate in (flag & own, flag & ~own, own & ~flag)]
+    return found
+
+
 def _steps(c: npt.NDArray[np.integer] | Floats) -> Floats:
     """(N, 2 + 2·blocks): 1, c, c rounded up to each block, and the same but c below one block."""
     result = [np.ones(len(c)), c.astype(np.float64)]
@@ -76,14 +93,18 @@ class Staircase:
     """A fitted signature.
 
     Args:
-        x: (N, D) distinct channel counts.
+        x: (N, D + flags) distinct channel counts, and flags of what surrounds the kernel.
         y: (N,) their mean times, not negative.
         noise: (N,) standard deviation of each mean.
         choose: whether to choose the process's covariance; else an ordinary one is taken, which
             is quicker and does for what takes little time.
+        flags: how many there are.
     """
 
-    def __init__(self, x: Ints, y: Floats, noise: Floats, *, choose: bool = True) -> None:
+    def __init__(
+        self, x: Ints, y: Floats, noise: Floats, *, choose: bool = True, flags: int = 0
+    ) -> None:
+        self._flags = flags
         self.low, self.high = x.min(axis=0), x.max(axis=0)
         self._known = {tuple(row) for row in x.tolist()}
         self._floor = max(0.02 * float(y.max()), 1e-12)
@@ -107,12 +128,29 @@ class Staircase:
             self._widening = self._cross_validated(features[pick], y[pick], noise[pick])
 
     def _features(self, x: Ints) -> Floats:
-        return _volume(x)[:, None] if self._few else basis(x)
+        counts, flags = self._split(x)
+        if self._few:
+            return _volume(counts)[:, None]
+        return np.hstack([basis(counts), *_surrounded(counts, flags)])
+
+    def _split(self, x: Ints) -> tuple[Ints, Ints]:
+        """Channel counts, and flags."""
+        at = x.shape[1] - self._flags
+        return x[:, :at], x[:, at:]
 
     def _fit_mean(self, features: Floats, y: Floats) -> Floats:
-        weight = 1.0 / (y + self._floor)
-        scaled = features / self._norm * weight[:, None]
-        return np.asarray(fit_nonnegative(scaled, y * weight) / self._norm)
+        """Least squares of relative deviations.
+
+        They are relative to what is fitted: relative to the measurements themselves, the sum of
+        many kernels would be too low by the square of what is left.
+        """
+        about = y
+        for _ in range(_REWEIGHTED):
+            weight = 1.0 / (about + self._floor)
+            scaled = features / self._norm * weight[:, None]
+            coefficients = fit_nonnegative(scaled, y * weight) / self._norm
+            about = features @ coefficients + _LEAST_TIME * float(y.mean())
+        return np.asarray(coefficients)
 
     def _cross_validated(self, features: Floats, y: Floats, noise: Floats) -> float:
         """Factor by which errors at points left out exceed their intervals (at least 1).
@@ -136,6 +174,11 @@ class Staircase:
             z[out] = np.abs(residual[out] - cross @ alpha) / std
         return float(np.clip(np.quantile(z, 0.9) / 1.645, 1.0, 4.0))
 
+    def _embed(self, x: Ints, embedding: tuple[int, int, float]) -> Floats:
+        counts, flags = self._split(x)
+        where = _embed(counts, *embedding)
+        return np.hstack([where, flags.astype(np.float64)]) if embedding[2] > 0 else where
+
     def _mean(self, x: Ints) -> Floats:
         return np.asarray(self._features(x) @ self._coefficients, dtype=np.float64)
 
@@ -147,7 +190,7 @@ class Staircase:
         best = -np.inf
         embeddings, lengths, shares = self._grid
         for embedding in embeddings:
-            where = _embed(x[some], *embedding)
+            where = self._embed(x[some], embedding)
             distance = _distance(where, where)
             for length in lengths:
                 correlation = _matern(distance / length)
@@ -156,7 +199,7 @@ class Staircase:
                     if found[3] > best:
                         best, self._own, self._length = found[3], own, length
                         self._embedding = embedding
-        self._where = _embed(x, *self._embedding)
+        self._where = self._embed(x, self._embedding)
         correlation = _matern(_distance(self._where, self._where) / self._length)
         self._factor, self._alpha, self._variance, _ = self._solve(
             correlation, self._own, residual, noise
@@ -186,7 +229,7 @@ class Staircase:
         """Mean and standard deviation, each (N,), of (N, D) channel counts."""
         mean = self._mean(x)
         scale = mean + self._floor
-        cross = _matern(_distance(_embed(x, *self._embedding), self._where) / self._length)
+        cross = _matern(_distance(self._embed(x, self._embedding), self._where) / self._length)
         for i, row in enumerate(x.tolist()):
             j = self._index.get(tuple(row))
             if j is not None:

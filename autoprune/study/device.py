@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -32,6 +33,8 @@ Exported = tuple[bytes, Callable[[], nn.Module]]
 #: Of each candidate of a latency table: the interval aimed at (half its width, as a fraction) and
 #: the seconds it may take at most.
 TABLE_WIDTH, TABLE_TIMEOUT_S = 0.015, 1.5
+#: Further sessions of the dense network, measured beside each batch of a latency table's.
+TABLE_COPIES = 2
 
 
 class DeviceMeasure:
@@ -157,10 +160,19 @@ class DeviceMeasure:
         return "; ".join(dense.notes) or "it tells none"
 
     def for_table(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
-        """Measure candidates for a latency table; the first is the dense one, and counts too."""
-        keys = [str(index) for index in range(len(candidates))]
-        protocol = replace(self.table_protocol(len(candidates)), kernels=kernels)
-        return self._measure(keys, self._sliced(candidates), protocol)
+        """Measure candidates for a latency table; the first is the dense one, and counts too.
+
+        A runtime's session of a network may be quicker or slower than the next one of the same
+        (where its memory came to lie), for as long as it lives; every ratio of a call is to one
+        session of the dense network. So some more of that are measured beside it, and ratios are
+        told to the mean of all.
+        """
+        copies = [candidates[0]] * TABLE_COPIES
+        everything = [*candidates, *copies]
+        keys = [str(index) for index in range(len(everything))]
+        protocol = replace(self.table_protocol(len(everything)), kernels=kernels)
+        found = self._measure(keys, self._sliced(everything), protocol)
+        return _to_the_mean(found[: len(candidates)], found[len(candidates) :])
 
     def table_protocol(self, count: int = 1) -> MeasuringProtocol:
         """How so many candidates of a latency table are measured."""
@@ -220,3 +232,33 @@ class DeviceMeasure:
             return measurement
         energy = measurement.energy_ratio * self.reference_energy_mj
         return replace(measurement, energy_mj=energy)
+
+
+def _to_the_mean(measured: list[Measurement], copies: Sequence[Measurement]) -> list[Measurement]:
+    """Ratios to the mean of several sessions of the reference, of which the first is in `measured`.
+
+    Latencies stay what they are, but the reference's, which is that mean too.
+    """
+    ratios = [c.ratio for c in copies if c.ok and math.isfinite(c.ratio) and c.ratio > 0]
+    factor = math.exp(sum(map(math.log, ratios)) / (1 + len(ratios)))
+    first, others = measured[0], measured[1:]
+    if not first.ok or factor == 1.0:
+        return measured
+    low, high = first.latency_interval_ms
+    slower = replace(
+        first,
+        latency_ms=first.latency_ms * factor,
+        latency_interval_ms=(low * factor, high * factor),
+    )
+    return [slower, *(_told_to(m, factor) for m in others)]
+
+
+def _told_to(measurement: Measurement, factor: float) -> Measurement:
+    """With the ratio to a reference that is slower by a factor."""
+    low, high = measurement.ratio_interval
+    return replace(
+        measurement,
+        ratio=measurement.ratio / factor,
+        ratio_interval=(low / factor, high / factor),
+        reference_ms=tuple(r * factor for r in measurement.reference_ms),
+    )

@@ -58,14 +58,15 @@ class TableSettings(Settings):
     Attributes:
         candidates: measured at most.
         timeout_s: seconds it may take.
-        error: stop at this median relative error on held-out candidates.
+        error: stop at this median relative error on held-out candidates, or at 1.2 times the
+            noise of the measuring where that is more.
         reuse: tables whose kernel times are taken over; true for every one of the device in
-            `latency_models`, false for none.
+            `latency_models` and among those measured here before, false for none.
     """
 
-    candidates: int = Field(default=48, ge=8)
-    timeout_s: float = Field(default=300.0, gt=0)
-    error: float = Field(default=0.02, gt=0, lt=1)
+    candidates: int = Field(default=128, ge=8)
+    timeout_s: float = Field(default=180.0, gt=0)
+    error: float = Field(default=0.01, gt=0, lt=1)
     reuse: bool | tuple[str, ...] = True
 
 

@@ -20,7 +20,6 @@ from autoprune.study.config import SearchConfig
 from autoprune.study.verify import MEASURED
 
 if TYPE_CHECKING:
-    from autoprune.cost.check import TableCheck
     from autoprune.graph.network import Network
     from autoprune.study.device import DeviceMeasure
     from autoprune.study.folder import RunFolder
@@ -186,6 +185,7 @@ def measure_table(
     progress.message(f"device: {device.spec}")
     if wants_energy(config):
         require_energy(device)
+    reuse = _reused(settings.reuse, base or Path.cwd(), device.spec)
     progress.stage("measuring a latency table", settings.candidates)
     before = device.conditions()
     table = build_table(
@@ -198,89 +198,28 @@ def measure_table(
         seed=config.seed,
         on_progress=progress.step,
         info=_info(config, network, device),
-        reuse=_reused(settings.reuse, base or Path.cwd(), device.spec),
+        reuse=reuse,
     )
     if before:
         table.info["conditions"] = {"before": before, "after": device.conditions()}
+    reused = told_reused(table)
+    if reused:
+        progress.message(reused)
+    if settings.reuse is True:
+        locate.remember(table)
     return table
 
 
-def profile_config(
-    path: Path | None, options: Mapping[str, Any], settings: Sequence[str], progress: Progress
-) -> LatencyTable:
-    """Measure a table of a config's network on its device.
-
-    Raises:
-        AutopruneError: the config is wrong, the network can't be traced, or the device can't
-            measure.
-    """
-    from autoprune.graph import trace
-    from autoprune.pruning.selection import select
-    from autoprune.study.device import DeviceMeasure
-    from autoprune.study.task import model_from_config
-
-    model, inputs, config = model_from_config(path, options, settings)
-    profiler = make_profiler(config)
-    progress.stage("tracing the network")
-    network = trace(model, inputs)
-    device = DeviceMeasure(
-        network, profiler, lambda c: select(network, c), config.verify, config.seed
-    )
-    base = None if path is None else path.absolute().parent
-    return measure_table(config, network, device, progress, base)
-
-
-def check_config(
-    table_path: Path,
-    path: Path | None,
-    options: Mapping[str, Any],
-    progress: Progress,
-    *,
-    samples: int,
-    timeout_s: float,
-    seed: int,
-) -> TableCheck:
-    """Measure a fresh sample of a table's network, on its device.
-
-    Args:
-        table_path: of the table; what neither the config nor the options say of network and
-            device is as the table's header says.
-        path: of a config, or None.
-        options: `model`, `inputs`, `device`.
-        progress: told of what goes on.
-        samples: candidates at most.
-        timeout_s: seconds it may take.
-        seed: of the candidates.
-
-    Raises:
-        AutopruneError: as `profile_config`; the table can't be read, or is of another device or
-            network.
-    """
-    from autoprune.cost.check import check_table as check
-    from autoprune.graph import trace
-    from autoprune.pruning.selection import select
-    from autoprune.study.device import DeviceMeasure
-    from autoprune.study.task import model_from_config
-
-    stored = LatencyTable.load(table_path).info
-    names: tuple[str, ...] = ("model", "inputs", "device") if path is None else ()
-    told: dict[str, Any] = {name: stored[name] for name in names if name in stored}
-    model, inputs, config = model_from_config(path, {**told, **options}, ())
-    profiler = make_profiler(config)
-    table = LatencyTable.load(table_path, profiler.device)
-    progress.message(f"device: {profiler.device}")
-    progress.stage("tracing the network")
-    network = trace(model, inputs)
-    device = DeviceMeasure(network, profiler, lambda c: select(network, c), config.verify, seed)
-    progress.stage("measuring a fresh sample", samples)
-    return check(
-        table,
-        network.kernels,
-        device.for_table,
-        samples=samples,
-        timeout_s=timeout_s,
-        seed=seed,
-        on_progress=progress.step,
+def told_reused(table: LatencyTable) -> str:
+    """What a table took over from others, in words; "" for nothing."""
+    build = table.info.get("build") or {}
+    names = build.get("reused_tables") or []
+    if not names:
+        return ""
+    return (
+        f"kernel times reused of {len(names)} tables of this device ({', '.join(names)}): they "
+        f"cover {build['reused_share']:.0%} of the network's time (profile.reuse=false measures "
+        "all anew)"
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cost_devices import chain
@@ -87,16 +89,47 @@ def test_a_layout_pools_like_kernels_and_fills_in_channels() -> None:
     graph = chain((8, 16, 32))
     layout = Layout.of(graph)
     pools = [[layout.kernels[i].name for i in i_] for i_ in layout.by_signature.values()]
-    # Read by another op, the last convolution's relu differs; all convolutions are alike.
-    assert ["conv0", "conv1", "conv2"] in pools
-    convolutions = next(i for i in layout.by_signature.values() if len(i) == 3)
+    # At the network's input a convolution may run otherwise; all others are alike.
+    assert [p for p in pools if p[0].startswith("conv")] == [["conv0"], ["conv1", "conv2"]]
+    convolutions = next(i for i in layout.by_signature.values() if len(i) == 2)
     kept = np.array([[8, 16, 32], [1, 2, 3]])
     x = layout.channels(convolutions, kept)
-    assert x.tolist() == [[[3, 8], [8, 16], [16, 32]], [[3, 1], [1, 2], [2, 3]]]
+    assert x.tolist() == [[[8, 16], [16, 32]], [[1, 2], [2, 3]]]
     done = work([layout.kernels[i] for i in convolutions], x)
     assert done[0, :, 0].tolist() == [9 * 2 * 64 * a * b for a, b in x[0]]
     blocked = work([layout.kernels[i] for i in convolutions], x, (1, 16))
     assert blocked[1, :, 0].tolist() == [9 * 2 * 64 * a * 16 for a, _ in x[1]]
+
+
+def test_a_kernel_knows_whether_what_feeds_it_works_on_plain_tensors() -> None:
+    layout = Layout.of(chain((32, 64, 64, 32)))
+    index = {k.name: i for i, k in enumerate(layout.kernels)}
+    heavy = np.array([index[f"conv{i}"] for i in range(4)])
+    kept = np.array([[32, 64, 64, 32], [17, 64, 64, 32], [13, 64, 18, 32], [32, 20, 64, 32]])
+    x = layout.shapes(heavy, kept)
+    np.testing.assert_array_equal(x[:, :, :2], layout.channels(heavy, kept))
+    # conv1 reads 17 channels, no multiple of 4: what it writes comes plain to conv2. 13 is less
+    # than a block, which may be read as it is.
+    assert x[:, :, 2].tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert not x[:, :, 3].any()
+    assert layout.shapes(heavy, np.array([[32, 64, 18, 32]]))[0, :, 2].tolist() == [0, 0, 0, 0]
+
+
+def test_a_sum_knows_what_made_the_tensor_that_is_added() -> None:
+    from autoprune.cost.context import makers
+
+    layout = Layout.of(chain((32, 64, 64)))
+    index = {k.name: i for i, k in enumerate(layout.kernels)}
+    kernels = list(layout.kernels)
+    # As in a residual block: the last convolution adds to what an earlier one wrote.
+    last = kernels[index["conv2"]]
+    alone, _, _ = last.signature.partition(" then ")
+    kernels[index["conv2"]] = replace(
+        last, signature=f"{alone} then add>relu", weight=(last.weight[0], {1: 1})
+    )
+    found = makers(kernels, ("conv2d", "linear"))
+    assert found[index["conv2"]].tolist() == [index["conv1"], index["conv1"]]
+    assert found[index["conv0"]].tolist() == [-1, -1]
 
 
 def test_a_layout_survives_json() -> None:

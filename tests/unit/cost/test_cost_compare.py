@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 from cost_devices import DEVICE, FakeDevice, chain
 
+from autoprune.core import Candidate, Measurement
 from autoprune.core.errors import TableError, TableMismatchError
+from autoprune.cost.borrow import borrow_for
 from autoprune.cost.build import build_table
 from autoprune.cost.check import check_table
 from autoprune.cost.compare import difference, merge
+from autoprune.cost.layout import Layout
+from autoprune.cost.locate import remember, remembered, tables_of
 from autoprune.cost.table import LatencyTable
 
 GRAPH = chain((32, 48, 64))
 
 
-def measured(block: int = 16, seed: int = 0, candidates: int = 16) -> LatencyTable:
+def measured(block: int = 16, seed: int = 0, candidates: int = 24) -> LatencyTable:
     device = FakeDevice(GRAPH, block, noise=0.01, seed=seed)
     return build_table(
         GRAPH, device.measure, DEVICE, candidates=candidates, target_error=0.0, budget_s=1e9,
@@ -35,7 +39,7 @@ def test_two_tables_of_a_device_agree(tables: tuple[LatencyTable, LatencyTable])
     assert found.same_network
     assert not found.beyond_noise
     assert found.forward is not None
-    assert found.forward.candidates == 16
+    assert found.forward.candidates == 24
     assert found.forward.median_error < 0.05
     assert found.kernels
     assert sum(k.share for k in found.kernels) == pytest.approx(1.0)
@@ -46,6 +50,45 @@ def test_a_device_with_other_steps_differs(tables: tuple[LatencyTable, LatencyTa
     assert found.beyond_noise
     assert found.forward is not None
     assert found.forward.median_error > 0.05
+
+
+class UnsteadyDevice(FakeDevice):
+    """Under load: every session of a network is quicker or slower than the next, to its end."""
+
+    def _one(self, index: int, candidate: Candidate, kernels: bool) -> Measurement:
+        found = super()._one(index, candidate, kernels)
+        luck = float(np.exp(self.rng.normal(0, 0.03))) if index else 1.0
+        ratio, (low, high) = found.ratio, found.ratio_interval
+        return replace(
+            found,
+            ratio=ratio * luck,
+            ratio_interval=(low * luck, high * luck),
+            samples_ms=tuple(s * luck for s in found.samples_ms),
+        )
+
+
+def test_tables_measured_under_load_agree_by_what_they_know_of_themselves() -> None:
+    quiet, loaded = measured(seed=3), []
+    for seed in (4, 5):
+        device = UnsteadyDevice(GRAPH, noise=0.01, seed=seed)
+        loaded.append(
+            build_table(
+                GRAPH,
+                device.measure,
+                DEVICE,
+                candidates=24,
+                target_error=0.0,
+                budget_s=1e9,
+                seed=seed,
+            )
+        )
+    for pair in ((quiet, loaded[0]), (loaded[0], loaded[1])):
+        found = difference(*pair)
+        assert not found.beyond_noise
+        assert found.forward is not None
+        assert found.forward.limit < 0.15
+    changed = difference(loaded[0], measured(block=64, seed=2))
+    assert changed.beyond_noise
 
 
 def test_other_devices_and_networks_differ(tables: tuple[LatencyTable, LatencyTable]) -> None:
@@ -112,12 +155,12 @@ def test_a_check_stops_at_its_time_and_refuses_another_network(
         check_table(tables[0], chain((8, 16)), device.measure)
 
 
-def test_reused_kernels_halve_the_candidates_and_are_kept_in_the_file(tmp_path: Path) -> None:
+def test_reused_kernels_tell_of_a_network_that_has_hardly_been_measured(tmp_path: Path) -> None:
     first = measured(candidates=40)
     graph = chain((32, 48, 64, 64))
     errors = []
     for reuse in ((), (first,)):
-        device = FakeDevice(graph, noise=0.01, seed=7)
+        device = FakeDevice(graph, noise=0.04, seed=7)
         table = build_table(
             graph, device.measure, DEVICE, candidates=8, target_error=0.0, budget_s=1e9,
             reuse=reuse,
@@ -127,7 +170,10 @@ def test_reused_kernels_halve_the_candidates_and_are_kept_in_the_file(tmp_path: 
         mean, _, _ = table.predict_ratio(table.layout(graph), kept)
         errors.append(float(np.median(np.abs(mean / truth - 1))))
     assert errors[1] < errors[0]
-    assert table.info["build"]["reused_runs"] == len(first.observations)
+    build = table.info["build"]
+    assert build["reused_runs"] == len(first.observations)
+    assert build["reused_tables"] == ["a chain"]
+    assert build["reused_share"] > 0.9
     assert not table.knows(GRAPH)
     path = table.save(tmp_path / "reused.jsonl")
     again = LatencyTable.load(path, DEVICE)
@@ -137,6 +183,44 @@ def test_reused_kernels_halve_the_candidates_and_are_kept_in_the_file(tmp_path: 
     kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
     assert kinds.count("borrowed") == len(first.observations)
     assert kinds.count("borrowed_network") == 1
+    # A third network takes the first one's runs once, however many tables hold them.
+    runs, names = borrow_for(Layout.of(chain((16, 48, 64))), [table, first], DEVICE)
+    assert len(runs) == len(first.observations) + len(table.observations)
+    assert names == ["unnamed", "a chain"]
+    other = Layout.of(chain((16, 48), size=4))
+    assert borrow_for(other, [table, first], DEVICE) == ([], [])
+
+
+def test_tables_are_remembered_and_found_for_their_device_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPRUNE_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("AUTOPRUNE_TABLES", str(tmp_path / "kept"))
+    table = measured(candidates=8)
+    path = remember(table)
+    assert path is not None
+    assert path.is_relative_to(tmp_path / "kept")
+    found = [t for t in tables_of(DEVICE) if t.reference_ms == table.reference_ms]
+    assert len(found) == 1
+    assert found[0].observations == table.observations
+    assert remember(table) == path  # the newest of each network
+    for other in (replace(DEVICE, threads=2), replace(DEVICE, runtime_version="9")):
+        assert tables_of(other) == []
+    monkeypatch.setenv("AUTOPRUNE_TABLES", "")
+    assert remember(table) is None
+    assert tables_of(DEVICE) == []
+    monkeypatch.delenv("AUTOPRUNE_TABLES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert remembered() == tmp_path / "autoprune" / "latency_models"
+
+
+def test_a_folder_that_can_not_be_written_costs_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("AUTOPRUNE_TABLES", str(tmp_path / "file"))
+    assert remember(measured(candidates=8)) is None
+    assert "not kept for other networks" in caplog.text
 
 
 def test_tables_of_another_device_are_not_reused() -> None:

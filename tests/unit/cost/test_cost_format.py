@@ -16,7 +16,7 @@ from autoprune.cost.format import read_device
 from autoprune.cost.locate import find_table, nearest_mismatch, table_name, tables
 from autoprune.cost.table import LatencyTable
 
-GOLDEN = Path(__file__).parent / "golden" / "schema-1.jsonl"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +68,24 @@ def test_the_file_is_text_with_a_header_that_tells(path: Path) -> None:
     assert header["schema"] == 2
     assert header["device"]["name"] == "Test CPU"
     assert {"units", "written", "autoprune_version", "reference_ms"} <= set(header)
-    assert [line["kind"] for line in lines[1:]] == ["network"] + ["candidate"] * 12 + ["seal"]
+    assert [line["kind"] for line in lines[1:]] == ["network"] + ["candidate"] * 13 + ["seal"]
     assert len(lines[3]["samples_ms"]) == 8
     assert not list(path.parent.glob(".*"))
 
 
-def test_a_table_of_schema_1_stays_readable_and_predicts_the_same() -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_table_of_every_schema_stays_readable_and_predicts_the_same(schema: int) -> None:
+    path = GOLDEN / f"schema-{schema}.jsonl"
+    assert json.loads(path.read_text().splitlines()[0])["schema"] == schema
     graph = chain((8, 16))
-    table = LatencyTable.load(GOLDEN, DEVICE)
+    table = LatencyTable.load(path, DEVICE)
     assert table.knows(graph)
+    assert bool(table.borrowed) == (schema > 1)
     rows = np.array([[8, 16], [4, 8], [2, 12], [7, 3], [1, 1]])
     mean, std, _ = table.predict_ratio(table.layout(graph), rows)
     truth = [FakeDevice(graph, block=4).ratio(c) for c in graph.instantiate(rows).candidates()]
     np.testing.assert_allclose(mean, truth, rtol=0.06)
-    expected = json.loads((GOLDEN.parent / "schema-1.expected.json").read_text())
+    expected = json.loads((GOLDEN / f"schema-{schema}.expected.json").read_text())
     np.testing.assert_allclose(mean, expected["ratio"], rtol=1e-3)
     np.testing.assert_allclose(std, expected["std"], rtol=0.02)
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cost_devices import DEVICE, FakeDevice, chain
@@ -51,7 +54,7 @@ def test_it_tells_its_own_error(built: tuple[KernelGraph, FakeDevice, LatencyTab
     assert told["spearman"] > 0.95
     assert 0.005 < told["noise"] < 0.05
     assert table.info["build"]["candidates"] == 32
-    assert device.calls == [9, 17, 9]
+    assert device.calls == [3, 7, 17, 9]
 
 
 def test_the_dense_network_costs_the_reference(
@@ -69,12 +72,14 @@ def test_edges_are_those_of_the_device(
 ) -> None:
     graph, _, table = built
     # The last group's output goes to the cheap linear layer alone: a plain staircase.
-    assert table.plateau_edges(graph, "layer3") == [1, 16, 32, 48, 64]
+    edges3 = table.plateau_edges(graph, "layer3")
+    assert {1, 16, 32, 48, 64} <= set(edges3)
+    assert len(edges3) <= 6  # one may be of noise
     # Where the count also feeds another convolution it slopes; the steps are still offered.
     edges = table.plateau_edges(graph, "layer2")
     assert {1, 16, 32, 48} <= set(edges)
     assert len(table.plateau_edges(graph, "layer2", choices=4)) == 4
-    assert table.plateau_edges(graph, "layer3", minimum=16) == [16, 32, 48, 64]
+    assert table.plateau_edges(graph, "layer3", minimum=16) == [e for e in edges3 if e >= 16]
 
 
 def test_edges_refuse_what_is_not_there(
@@ -169,6 +174,8 @@ def test_a_signature_never_measured_is_an_extrapolation_and_says_so() -> None:
     device = FakeDevice(graph, noise=0.01)
     table = build_table(graph, device.measure, DEVICE, candidates=24, budget_s=1e9)
     costs = table.predict(larger.workloads([larger.dense]))
+    truth = FakeDevice(larger).latency(larger.dense)
+    assert abs(costs.mean["latency_ms"][0] / truth - 1) < 0.5
     assert costs.source["latency_ms"].tolist() == ["extrapolated"]
     own = table.predict(graph.workloads([graph.dense]))
     assert costs.std["latency_ms"][0] > 10 * own.std["latency_ms"][0]
@@ -204,10 +211,38 @@ def test_builder_stops_at_the_error_or_the_time() -> None:
     assert table.info["build"]["stopped"] == "error"
     assert table.info["build"]["candidates"] == 40
     assert told[0][:2] == (0, 60)
-    short = build_table(
-        graph, device.measure, DEVICE, candidates=60, target_error=0.0, budget_s=0.0
+
+
+class SlowDevice(FakeDevice):
+    """Each candidate takes its seconds, by a clock of its own."""
+
+    def __init__(self, graph: KernelGraph, patch: pytest.MonkeyPatch, seconds: float) -> None:
+        super().__init__(graph, noise=0.01)
+        self.now, self.seconds = 0.0, seconds
+        patch.setattr("autoprune.cost.build.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def measure(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+        self.now += self.seconds * len(candidates)
+        return super().measure(candidates, kernels=kernels)
+
+
+def test_builder_keeps_to_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = SlowDevice(chain((16, 32)), monkeypatch, seconds=1.0)
+    table = build_table(
+        device.graph, device.measure, DEVICE, candidates=60, target_error=0.0, budget_s=20.0
     )
-    assert short.info["build"]["stopped"] == "time"
+    assert table.info["build"]["stopped"] == "time"
+    assert device.now <= 20.0
+    assert table.info["build"]["candidates"] >= 12
+
+
+def test_too_short_a_time_is_refused_and_says_how_long_would_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = SlowDevice(chain((16, 32)), monkeypatch, seconds=100.0)
+    with pytest.raises(TableError, match=r"only 2 could be measured .*timeout_s.* to 2401 s"):
+        build_table(device.graph, device.measure, DEVICE, candidates=60, budget_s=150.0)
+    assert device.calls == [3]
 
 
 def test_builder_refuses_what_can_not_work() -> None:

@@ -25,7 +25,7 @@ from autoprune.testing.fake_profiler import FakeProfiler
 
 def task(budget="latency=0.7x", **settings):
     config = validate(
-        {"budget": budget, "profile": {"candidates": 8, "timeout_s": 5}, **settings}, "test"
+        {"budget": budget, "profile": {"candidates": 8, "timeout_s": 120}, **settings}, "test"
     )
     return Task(config, tiny_task.build(), (tiny_task.inputs(),), tiny_task.evaluate)
 
@@ -162,3 +162,69 @@ def test_a_device_that_quantises_gets_the_calibration_batches(name, told):
     config = task(device=name).config
     profiler = make_profiler(config, [tiny_task.inputs()])
     assert profiler.device.details.get("calibrated_on") == told
+
+
+class Lucky(FakeProfiler):
+    """The reference's own session is slower than other sessions of the same network, by 6 %."""
+
+    def measure(self, artifacts, protocol):
+        first, *others = super().measure(artifacts, protocol)
+        found = [first]
+        for m in others:
+            low, high = m.ratio_interval
+            found.append(
+                dataclasses.replace(
+                    m,
+                    ratio=m.ratio / 1.06,
+                    ratio_interval=(low / 1.06, high / 1.06),
+                    reference_ms=tuple(r * 1.06 for r in m.reference_ms),
+                )
+            )
+        return found
+
+
+def test_ratios_of_a_table_are_to_several_sessions_of_the_dense_network(network):
+    from autoprune.pruning.selection import select
+
+    def measured(profiler):
+        device = DeviceMeasure(
+            network, profiler, lambda c: select(network, c), task().config.verify
+        )
+        half = network.kernels.instantiate(network.kernels.units[None] // 2).candidates()
+        return device.for_table([network.dense, *half], kernels=True)
+
+    fair, unfair = measured(FakeProfiler()), measured(Lucky())
+    assert len(unfair) == 2
+    assert unfair[0].ratio == 1.0
+    assert unfair[1].ratio == pytest.approx(fair[1].ratio * 1.06 ** (-1 / 3), rel=1e-6)
+    for one in unfair:
+        assert one.ratio == pytest.approx(one.samples_ms[0] / one.reference_ms[0], rel=1e-3)
+    assert unfair[0].latency_ms == pytest.approx(fair[0].latency_ms * 1.06 ** (-2 / 3), rel=1e-6)
+
+
+def test_what_was_measured_is_reused_for_the_next_network(network, tmp_path, monkeypatch):
+    from autoprune.pruning.selection import select
+
+    monkeypatch.setenv("AUTOPRUNE_TABLES", str(tmp_path / "kept"))
+    told = []
+
+    class Listening(Progress):
+        def message(self, text):
+            told.append(text)
+
+    def measure(traced, **profile):
+        job = task(profile={"candidates": 8, "timeout_s": 60, **profile})
+        device = DeviceMeasure(
+            traced, FakeProfiler(), lambda c: select(traced, c), job.config.verify
+        )
+        return prepare_table(job, traced, device, None, Listening())
+
+    assert not measure(network).borrowed
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 1
+    second = measure(network)
+    assert second.borrowed
+    assert second.info["build"]["reused_share"] > 0.9
+    assert any("kernel times reused of 1 tables of this device" in text for text in told)
+    told.clear()
+    assert not measure(network, reuse=False).borrowed
+    assert not any("reused" in text for text in told)

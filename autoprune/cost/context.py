@@ -1,0 +1,58 @@
+"""What of a kernel's surroundings decides its time, besides its own channel counts.
+
+A runtime keeps tensors in blocks of channels where it can, and works on plain ones where a count
+does not divide; between the two it puts a change of layout, whose time is charged to the kernel
+that comes next. So a kernel is slower where what made its input, or the tensor that is added to
+its output, works in another layout. That shows in how many channels *that* kernel reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.workload import Ints
+
+if TYPE_CHECKING:
+    from autoprune.cost.layout import KernelLayout
+
+#: Flags of a kernel: whether what made its input, and what made the tensor that is added to its
+#: output, reads a ragged number of channels.
+FLAGS = 2
+#: A count beyond one block that is no multiple of this is ragged.
+_BLOCK, _MULTIPLE = 16, 4
+
+
+def ragged(counts: Ints) -> npt.NDArray[np.bool_]:
+    """Whether channel counts keep a runtime from working in blocks."""
+    return np.asarray((counts >= _BLOCK) & (counts % _MULTIPLE != 0))
+
+
+def makers(kernels: Sequence[KernelLayout], heavy: Collection[str]) -> npt.NDArray[np.intp]:
+    """(K, FLAGS) which kernel made the tensor of each flag; -1 where none is known.
+
+    A table keeps no edges: it is the last heavy kernel before that writes the same channels.
+
+    Args:
+        kernels: of a network, in the order of execution.
+        heavy: ops that are never fused into another.
+    """
+    last: dict[object, int] = {}
+    result = np.full((len(kernels), FLAGS), -1, dtype=np.intp)
+    for index, kernel in enumerate(kernels):
+        if not kernel.base:
+            continue
+        result[index, 0] = last.get(_channels(kernel, 0), -1)
+        _, _, follows = kernel.signature.partition(" then ")
+        if "add" in follows.split(">"):
+            result[index, 1] = last.get(_channels(kernel, -1), -1)
+        if kernel.op in heavy:
+            last[_channels(kernel, -1)] = index
+    return result
+
+
+def _channels(kernel: KernelLayout, row: int) -> object:
+    return kernel.base[row], tuple(sorted(kernel.weight[row].items()))
