@@ -35,7 +35,8 @@ def import_ray() -> Any:
     # Ray would send statistics of its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        with _without_parent():
+            import ray
     except ImportError as error:
         raise MissingDependencyError(
             "workers need Ray, which is not installed; install it by pip install 'autoprune[ray]', "
@@ -52,6 +53,25 @@ def import_ray() -> Any:
             f"Ray is installed, but can't be imported: {type(error).__name__}: {error}{hint}"
         ) from error
     return ray
+
+
+@contextlib.contextmanager
+def _without_parent() -> Iterator[None]:
+    """Import Ray so that it lets this process go on when its own machine's Ray is gone.
+
+    Ray reads in this variable, once, whose death ends a process. For a driver it is empty, and
+    then its parent's is taken: one whose shell has ended (nohup, a service, a container) would
+    end together with the head instead of waiting for it. So a driver names itself.
+    """
+    name = "RAY_RAYLET_PID"
+    if name in os.environ:  # a worker: Ray has named its node
+        yield
+        return
+    os.environ[name] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @dataclass
