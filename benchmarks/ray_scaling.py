@@ -12,7 +12,8 @@ workers lose there, they lose to each other (caches, memory, the clock's frequen
 The second sends evaluations that only sleep through the whole loop: searcher, cost model, store,
 Ray. The driver's code is the real one, with a handle and a task for each slot; but 200 processes
 don't fit on a small machine, so the slots share a few actors that run their tasks in threads. Busy
-is what was slept of what could have been, from the first candidate to the last result.
+is what was slept of what could have been, from asking for the first candidate to the last result;
+and until the last evaluation began, for then there is nothing left to fill slots with.
 """
 
 from __future__ import annotations
@@ -157,8 +158,9 @@ class Sleeping:
 
     def __call__(self) -> Work:
         def work(candidate: Candidate) -> Outcome:
+            begin = time.monotonic()
             time.sleep(self.seconds)
-            return Outcome({"accuracy": sum(candidate.values()) / 1000})
+            return Outcome({"accuracy": sum(candidate.values()) / 1000, "begin": begin})
 
         return work
 
@@ -196,14 +198,18 @@ def busy(slots: int, sleep: float, each: int, searcher: str) -> None:
             progress=Progress(),
             phases=Phases(),
         )
-        before, begin = time.process_time(), time.perf_counter()
+        before, begin = time.process_time(), time.monotonic()
         loop.run(slots * each)
-        seconds = time.perf_counter() - begin
+        seconds = time.monotonic() - begin
         cpu_s = time.process_time() - before
+    begun = [trial.metrics["begin"] for trial in loop.trials]
+    until = max(begun)
+    slept = sum(min(sleep, until - moment) for moment in begun)
     driver = {n: 1e3 * s / (slots * each) for n, s in loop._phases.seconds.items()}
     print(
         f"{slots} slots, evaluations of {sleep:g} s ({slots / sleep:.0f} results a second at "
-        f"best), {searcher}: {each * sleep / seconds:.1%} busy; driver "
+        f"best), {searcher}: {each * sleep / seconds:.1%} busy, "
+        f"{slept / (slots * (until - begin)):.1%} until the last one began; driver "
         + ", ".join(f"{name} {ms:.2f}" for name, ms in driver.items())
         + f" ms a trial, {1e3 * cpu_s / (slots * each):.1f} ms of CPU time in all "
         f"(load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
