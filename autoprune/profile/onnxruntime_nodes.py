@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,25 +21,65 @@ _WEIGHT_BYTES = 1024
 Node = tuple[str, str]
 
 
+#: An event, as onnxruntime writes one on each line, and a node's index in it.
+_EVENT = re.compile(
+    r'\{"cat" : "(\w+)",[^{]*"dur" :(\d+),[^{]*"name" :"([^"\\]*)","args" : (\{.*\})\},?'
+)
+_INDEX = re.compile(r'"node_index" : "(\d*)"')
+
+
 def parse_profile(text: str) -> tuple[list[dict[Node, int]], dict[Node, Mapping[str, Any]]]:
     """Read onnxruntime's profile, a list of trace events in JSON.
 
     Returns:
         For each run of the session, microseconds of every node; and each node's arguments.
+
+    Raises:
+        ValueError: it is no JSON.
     """
     runs: list[dict[Node, int]] = []
     current: dict[Node, int] = {}
     arguments: dict[Node, Mapping[str, Any]] = {}
-    for event in json.loads(text):
-        name, args = event["name"], event.get("args", {})
-        if event["cat"] == "Node" and name.endswith(_SUFFIX):
-            node = (name[: -len(_SUFFIX)], str(args.get("node_index", "")))
-            current[node] = current.get(node, 0) + event["dur"]
-            arguments.setdefault(node, args)
-        elif event["cat"] == "Session" and name == "model_run":
+    for category, name, duration, index, args in _line_by_line(text) or _as_a_whole(text):
+        if category == "Node" and name.endswith(_SUFFIX):
+            node = (name[: -len(_SUFFIX)], index)
+            current[node] = current.get(node, 0) + duration
+            if node not in arguments:
+                arguments[node] = json.loads(args) if isinstance(args, str) else args
+        elif category == "Session" and name == "model_run":
             runs.append(current)
             current = {}
     return runs, arguments
+
+
+#: An event's category, name, microseconds, its node's index, and its arguments, parsed or not.
+_Event = tuple[str, str, int, str, Any]
+
+
+def _line_by_line(text: str) -> list[_Event]:
+    """Its events, if each has a line of its own: a quarter of the time of parsing it as a whole.
+
+    A node's arguments, most of the text, are the same in every run.
+    """
+    events: list[_Event] = []
+    for line in text.splitlines():
+        event = _EVENT.fullmatch(line)
+        if event is not None:
+            category, duration, name, args = event.groups()
+            index = _INDEX.search(args)
+            events.append((category, name, int(duration), index[1] if index else "", args))
+        elif line not in ("[", "]", ""):
+            return []
+    return events
+
+
+def _as_a_whole(text: str) -> list[_Event]:
+    found = []
+    for event in json.loads(text):
+        args = event.get("args", {})
+        index = str(args.get("node_index", ""))
+        found.append((event["cat"], event["name"], event.get("dur", 0), index, args))
+    return found
 
 
 class ProfiledSession:

@@ -111,6 +111,23 @@ def test_parse_profile_splits_runs_and_keeps_duplicates_apart():
     assert list(arguments) == [("a", "0"), ("a", "1")]
 
 
+def test_parse_profile_reads_events_line_by_line_as_it_reads_the_whole():
+    start = (
+        '{"cat" : "Node","pid" :1,"tid" :2,"dur" :%d,"ts" :3,"ph" : "X","name" :"%s","args" : %s},'
+    )
+    shape = '{"node_index" : "%d","input_type_shape" : [{"float":[1,3]},{"float":[4,3]}]}'
+    run = '{"cat" : "Session","pid" :1,"tid" :2,"dur" :9,"ts" :3,"ph" : "X","name" :"model_run","args" : {}}'
+    first = [start % (5, "a_kernel_time", shape % 0), start % (7, "a_kernel_time", shape % 1)]
+    second = [start % (6, "a_kernel_time", shape % 0), start % (0, "a_fence_before", shape % 0)]
+    text = "\n".join(["[", *first, run + ",", *second, run, "]", ""])
+    runs, arguments = parse_profile(text)
+    assert runs == [{("a", "0"): 5, ("a", "1"): 7}, {("a", "0"): 6}]
+    assert arguments[("a", "1")]["input_type_shape"] == [{"float": [1, 3]}, {"float": [4, 3]}]
+    assert parse_profile(text.replace("\n", " ")) == (runs, arguments)
+    with pytest.raises(ValueError, match="delimiter|Expecting"):
+        parse_profile(text[:-9])
+
+
 def test_cpu_name_without_a_model_number_gets_family_and_model():
     text = (
         "processor : 0\ncpu family : 26\nmodel : 2\nmodel name : AMD EPYC\nstepping : 1\n"
