@@ -21,9 +21,9 @@ from autoprune.cost.layout import Layout
 from autoprune.cost.records import halves, ratio_std, usable
 from autoprune.cost.table import LatencyTable
 
-#: Candidates of the first batch, which tells how long one takes; until the model chooses which to
-#: measure next; and of a later batch at least and at most: half as many as are done before it, for
-#: the model is fitted anew after each.
+#: Candidates of the first batch, which tells how long one takes; up to the second; and of a later
+#: one at least and at most: half as many as are done before it, for the model is fitted anew after
+#: each and chooses what to measure next.
 _TRY, _FIRST, _NEXT, _MOST = 2, 8, 16, 48
 #: A table of fewer candidates is none.
 _FEWEST = 4
@@ -173,7 +173,7 @@ def build_table(
         began = time.monotonic()
         checks = np.arange(done + 1, done + size + 1) % every == 0
         chosen = plan[done : done + size].copy()
-        if table is not None and done >= _FIRST:
+        if table is not None and done >= _FEWEST:
             chosen[~checks] = pool[table.least_sure(graph, pool, int((~checks).sum()))]
         rows = np.vstack([graph.units[None], chosen])
         tell(done, candidates, f"measuring {size} candidates")
@@ -208,7 +208,7 @@ def build_table(
         fits = int(left_s / max(one_s, 1e-9))
         if done < _FEWEST and left_s > 0:
             fits = max(fits, _FEWEST - done)  # the first batch was slow: the network was exported
-        wanted = _FIRST - done if done < _FIRST else min(max(_NEXT, done // 2), _MOST)
+        wanted = _FIRST - done if done < _FEWEST else min(max(_NEXT, done // 2), _MOST)
         size = min(wanted, candidates - done, fits)
         # A batch that nothing is held out of tells nothing of the error.
         if fits < min(_FEWEST - done if done < _FEWEST else every, candidates - done):
