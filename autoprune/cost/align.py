@@ -101,9 +101,10 @@ def _in_order(
 ) -> None:
     """Give heavy nodes without a name the next free heavy kernel of their kind and shape."""
     taken = {t for t in targets if t is not None}
+    emptied = layout.emptied(kept[None])[0]
     free: dict[str, list[int]] = {}
     for i, kernel in enumerate(layout.kernels):
-        if kernel.op in HEAVY and i not in taken:
+        if kernel.op in HEAVY and i not in taken and not emptied[i]:
             free.setdefault(_plain(kernel.op), []).append(i)
     for n, time in enumerate(times):
         kind = _kind(time.op)

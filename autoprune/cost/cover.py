@@ -11,6 +11,8 @@ from autoprune.core.workload import Ints, KernelGraph
 
 #: Kernels are laid out in such blocks of channels; half of the counts fall on their edges.
 _BLOCKS = (4, 8, 16, 32)
+#: How often a group is removed whole, where it may be.
+_REMOVED = 0.12
 
 
 def covering(
@@ -31,7 +33,8 @@ def covering(
         graph: of the network.
         count: how many.
         rng: random source.
-        choices: kept counts that may appear, by group; any from 1 up where none are given.
+        choices: kept counts that may appear, by group; any where none are given, 0 too if the
+            group can be removed whole.
 
     Raises:
         CandidateError: choices of a group that is not there, are empty or out of range.
@@ -57,6 +60,9 @@ def covering(
             fraction = np.clip(fraction + 0.02 * (even[row] - 0.5), 0.0, 0.999)
         for column, options in enumerate(allowed):
             kept[row, column] = _pick(options, float(fraction[column]), rng, choices is None)
+    removable = np.array([options[0] == 0 for options in allowed], dtype=bool)
+    if removable.any():
+        kept[(rng.random(kept.shape) < _REMOVED) & removable] = 0
     return kept
 
 
@@ -64,7 +70,7 @@ def _pick(options: Ints, fraction: float, rng: np.random.Generator, snap: bool) 
     value = int(options[int(fraction * len(options))])
     if snap and rng.random() < 0.5:
         block = int(rng.choice([b for b in _BLOCKS if b <= options[-1]] or [1]))
-        value = int(np.clip(round(value / block) * block, 1, options[-1]))
+        value = int(np.clip(round(value / block) * block, max(1, options[0]), options[-1]))
     return value
 
 
@@ -74,10 +80,11 @@ def _allowed(graph: KernelGraph, choices: Mapping[str, Sequence[int]]) -> list[I
         raise CandidateError(f"choices must be of the network's groups; unknown: {unknown}")
     result = []
     for group, units in zip(graph.groups, graph.units.tolist(), strict=True):
-        options = np.unique(np.asarray(choices.get(group, range(1, units + 1)), dtype=np.int64))
-        if not len(options) or options[0] < 1 or options[-1] > units:
+        least = 0 if group in graph.removable else 1
+        options = np.unique(np.asarray(choices.get(group, range(least, units + 1)), dtype=np.int64))
+        if not len(options) or options[0] < least or options[-1] > units:
             raise CandidateError(
-                f"choices of group {group!r} must be between 1 and {units}, got "
+                f"choices of group {group!r} must be between {least} and {units}, got "
                 f"{options.tolist() or 'none'}"
             )
         result.append(options)

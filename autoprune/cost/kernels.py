@@ -16,7 +16,8 @@ import numpy.typing as npt
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.context import FLAGS
-from autoprune.cost.layout import Layout
+from autoprune.cost.emptied import EMPTY
+from autoprune.cost.layout import HEAVY, KernelLayout, Layout
 from autoprune.cost.pooling import Pool, Run, pool, run_scales
 from autoprune.cost.staircase import Staircase
 from autoprune.cost.unseen import UnseenKernels
@@ -74,7 +75,7 @@ class KernelModel:
         }
         self._factors: dict[tuple[str, int], float] = {}
         for signature, curve in self._curves.items():
-            if curve is not None:
+            if curve is not None and not signature.endswith(EMPTY):
                 self._factors.update(_factors(pools[signature], even[signature], curve.curve))
         self._unseen = UnseenKernels(pools, even)
         self.parts = [s for s in sorted(sums, key=lambda s: -sums[s]) if sums[s] > 0.01 * total][
@@ -90,23 +91,57 @@ class KernelModel:
         variance = np.zeros(len(kept))
         source = np.zeros(len(kept), dtype=np.intp)
         column = {s: i for i, s in enumerate(self.parts)}
+        emptied = layout.emptied(kept)
         for signature, indices in layout.by_signature.items():
-            kernels = [layout.kernels[i] for i in indices]
-            curve = self._curves.get(signature)
-            if curve is None and (signature in self._curves or self._unseen.free(kernels[0])):
-                continue  # it took no time of its own
+            gone = emptied[:, indices]
             x = layout.shapes(indices, kept)
-            if curve is None:
-                mean, std = self._unseen.predict(kernels, x)
-                rank = np.full(mean.shape, _EXTRAPOLATED)
-            else:
-                mean, std, rank = curve.predict(x)
-            factor = [self._factors.get((layout.fingerprint, int(i)), 1.0) for i in indices]
-            parts[:, column.get(signature, -1)] += mean @ np.array(factor)
-            # Errors of one signature go together; those of different ones do not.
-            variance += std.sum(axis=1) ** 2
-            np.maximum(source, rank.max(axis=1), out=source)
+            found = self._times(signature, [layout.kernels[i] for i in indices], x)
+            factor = np.array(
+                [self._factors.get((layout.fingerprint, int(i)), 1.0) for i in indices]
+            )
+            if gone.any():
+                rest = self._times(signature + EMPTY, [layout.kernels[i] for i in indices], x)
+                if rest is not None:
+                    parts[:, column.get(signature + EMPTY, -1)] += (rest[0] * gone).sum(axis=1)
+                    variance += (rest[1] * gone).sum(axis=1) ** 2
+                    np.maximum(source, (rest[2] * gone).max(axis=1), out=source)
+            if found is not None:
+                mean, std, rank = (np.where(gone, 0, values) for values in found)
+                parts[:, column.get(signature, -1)] += mean @ factor
+                # Errors of one signature go together; those of different ones do not.
+                variance += std.sum(axis=1) ** 2
+                np.maximum(source, rank.max(axis=1), out=source)
         return KernelSums(parts / self.unit, variance / self.unit**2, source)
+
+    @property
+    def knows_emptied(self) -> bool:
+        """Whether candidates were timed in which groups had been removed whole."""
+        return any(signature.endswith(EMPTY) for signature in self._curves)
+
+    def _times(
+        self, signature: str, kernels: Sequence[KernelLayout], x: Ints
+    ) -> tuple[Floats, Floats, npt.NDArray[np.intp]] | None:
+        """Mean, standard deviation and source, each (N, K), of kernels; None where all are 0.
+
+        Args:
+            signature: of them all, with `EMPTY` behind it or not.
+            kernels: K of them.
+            x: (N, K, D + FLAGS) their shapes.
+        """
+        curve = self._curves.get(signature)
+        if curve is not None:
+            return curve.predict(np.maximum(x, 1) if signature.endswith(EMPTY) else x)
+        if signature in self._curves:
+            return None  # it took no time of its own
+        if signature.endswith(EMPTY):
+            if kernels[0].op in HEAVY:
+                return None  # without channels it is not run
+            mean, std = self._unseen.alone(kernels, x)
+        elif self._unseen.free(kernels[0]):
+            return None
+        else:
+            mean, std = self._unseen.predict(kernels, x)
+        return mean, std, np.full(mean.shape, _EXTRAPOLATED, dtype=np.intp)
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next (see `LatencyTable.least_sure`)."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints, Kernel, KernelGraph, Shape
 from autoprune.cost.context import FLAGS, makers, ragged
+from autoprune.cost.emptied import followers, spread
 
 #: Ops that do arithmetic on weights or contract a dimension: never fused into another op.
 HEAVY = (
@@ -122,6 +123,25 @@ class Layout:
                 read = base[of[known]] + kept @ weight[of[known]].T
                 flags[:, known, flag] = ragged(read)
         return np.concatenate([x, flags], axis=2)
+
+    def emptied(self, kept: Ints) -> npt.NDArray[np.bool_]:
+        """(N, K) kernels without channels, and those that would have been fused into one.
+
+        Args:
+            kept: (N, G) kept units.
+        """
+        own = np.zeros((len(kept), len(self.kernels)), dtype=bool)
+        gone = np.flatnonzero((kept == 0).any(axis=0))
+        if not len(gone):
+            return own
+        for index, kernel in enumerate(self.kernels):
+            if any(group in row for row in kernel.weight for group in gone):
+                own[:, index] = (self.channels([index], kept)[:, 0] == 0).any(axis=1)
+        return spread(own, self._chains)
+
+    @cached_property
+    def _chains(self) -> list[tuple[int, tuple[int, ...]]]:
+        return followers(self.kernels, HEAVY)
 
     @cached_property
     def _makers(self) -> npt.NDArray[np.intp]:

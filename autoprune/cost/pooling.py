@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
+from autoprune.cost.emptied import EMPTY
 from autoprune.cost.layout import KernelLayout, Layout
 
 #: Usual relative deviations: of one kernel in one run, and of a whole run from the others.
@@ -68,10 +69,12 @@ def pool(runs: Sequence[Run]) -> dict[str, Pool]:
     """All runs' kernel times by signature."""
     rows: dict[str, list[tuple[int, tuple[str, int], Ints, float, KernelLayout]]] = {}
     for number, run in enumerate(runs):
+        emptied = run.layout.emptied(run.kept[None])[0]
         for signature, indices in run.layout.by_signature.items():
             x = run.layout.shapes(indices, run.kept[None])[0]
-            mine = rows.setdefault(signature, [])
             for i, row in zip(indices.tolist(), x, strict=True):
+                mine = rows.setdefault(signature + (EMPTY if emptied[i] else ""), [])
+                row = np.maximum(row, 1) if emptied[i] else row
                 owner = (run.layout.fingerprint, i)
                 mine.append((number, owner, row, float(run.times[i]), run.layout.kernels[i]))
     result = {}

@@ -232,14 +232,29 @@ class LatencyTable(CostModel):
             within: levels closer than this fraction of the network's latency count as one.
 
         Returns:
-            Rising kept counts; the first is `minimum`, the last the dense count.
+            Rising kept counts; the first is `minimum`, the last the dense count. Before them 0,
+            where the group can be removed whole and candidates without it were faster.
 
         Raises:
             CandidateError: the network has no such group, or `minimum` is out of range.
             TableError: nothing was measured yet.
         """
         layout = self.layout(graph)
-        return self.layout_edges(layout, group, minimum, choices, within)
+        found = self.layout_edges(layout, group, minimum, choices, within)
+        if minimum <= 1 and group in graph.removable and self._saves(layout, group, within):
+            return [0, *found]
+        return found
+
+    def _saves(self, layout: Layout, group: str, within: float) -> bool:
+        """Whether removing a group whole is known to be faster than keeping one unit."""
+        kernels = self._fit().kernels
+        if not isinstance(kernels, KernelModel) or not kernels.knows_emptied:
+            return False
+        kept = np.repeat(layout.units[None], 2, axis=0)
+        kept[:, layout.groups.index(group)] = (0, 1)
+        sums = kernels.predict(layout, kept)
+        gone, narrow = sums.total
+        return bool(gone + max(within, float(np.sqrt(sums.variance[0]))) < narrow)
 
     def layout_edges(
         self,

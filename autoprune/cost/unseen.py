@@ -18,6 +18,7 @@ from autoprune.core.cost import Floats
 from autoprune.core.errors import TableError
 from autoprune.core.workload import Ints
 from autoprune.cost.context import FLAGS
+from autoprune.cost.emptied import EMPTY
 from autoprune.cost.layout import HEAVY, KernelLayout, work
 from autoprune.cost.pooling import Pool
 from autoprune.cost.shapes import KernelShapes, ShapeModel
@@ -40,7 +41,11 @@ class UnseenKernels:
     """
 
     def __init__(self, pools: Mapping[str, Pool], even: Mapping[str, Floats]) -> None:
-        self._measured = [_medians(one, even[signature]) for signature, one in pools.items()]
+        self._measured = [
+            _medians(one, even[signature])
+            for signature, one in pools.items()
+            if not signature.endswith(EMPTY)
+        ]
 
     def free(self, kernel: KernelLayout) -> bool:
         """Whether it is a light op whose family was always fused into another so far."""
@@ -65,6 +70,11 @@ class UnseenKernels:
             coefficients, spread = self._families[""], _ANY
         mean = _work_features(kernels, x) @ coefficients
         return mean, spread * mean
+
+    def alone(self, kernels: Sequence[KernelLayout], x: Ints) -> tuple[Floats, Floats]:
+        """As `predict`, of light ops that have only been seen fused into others."""
+        mean = _work_features(kernels, x) @ self._families[""]
+        return mean, _ANY * mean
 
     @cached_property
     def _by_shape(self) -> _ByShape | None:
