@@ -141,7 +141,8 @@ def _fit(features: Floats, times: Floats) -> Floats:
     """Non-negative coefficients, by relative deviations."""
     weight = 1.0 / (times + 0.02 * max(float(times.max()), 1e-12))
     norm = np.maximum(features.max(axis=0), 1e-12)
-    return fit_nonnegative(features / norm * weight[:, None], times * weight) / norm
+    result: Floats = fit_nonnegative(features / norm * weight[:, None], times * weight) / norm
+    return result
 
 
 def _medians(one: Pool, even: Floats) -> tuple[KernelLayout, Ints, Floats]:

@@ -148,8 +148,8 @@ class _Branch:
             if not self._is_known(node):
                 return False
             whole = self._all(node if out else node.args[0], 1)
-            groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-            return whole and (groups == 1 or (out and self._is_depthwise(node, groups)))
+            groups: Any = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+            return whole and bool(groups == 1 or (out and self._is_depthwise(node, groups)))
         if not out:
             return False
         if op == "batch_norm":
