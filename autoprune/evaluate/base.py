@@ -26,7 +26,7 @@ class Outcome:
         metrics: what the user's `evaluate` gave; empty if it failed.
         error: why there is no figure, or None.
         seconds: in all.
-        phases: seconds by phase ("surgery", "reconstruct", "recalibrate", "evaluate", ...).
+        phases: seconds by phase ("surgery", "reconstruct", "evaluate", ...).
         samples: how many were evaluated before racing stopped it; None: all.
     """
 

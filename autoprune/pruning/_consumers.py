@@ -28,6 +28,10 @@ _ARGUMENTS = {
     **dict.fromkeys(("linear", *_CONVOLUTIONS), ("input", "weight", "bias")),
     "addmm": ("mat1", "mat2", "self"),
 }
+#: Op → its argument for a bias of each channel.
+BIASES = {op: names[2] for op, names in _ARGUMENTS.items()} | dict.fromkeys(
+    ("layer_norm", "group_norm"), "bias"
+)
 _AFFINE = {"add", "mul", "add_", "mul_"}
 _IDENTITY = {"dropout", "dropout_", "feature_dropout", "alias", "contiguous", "clone", "detach"}
 
@@ -93,7 +97,7 @@ class Consumer:
         tensors(self.weight).copy_(weight)
 
 
-class _Names:
+class Names:
     """Parameters of a graph that only one op uses."""
 
     def __init__(self, network: Network) -> None:
@@ -116,7 +120,7 @@ def consumers(network: Network) -> tuple[Consumer, ...]:
 
     Of several that end in one add, only the one with the most inputs compensates its sum.
     """
-    names = _Names(network)
+    names = Names(network)
     found = [c for node in network.program.graph.nodes if (c := _consumer(node, names)) is not None]
     if overwritten(network):
         return tuple(_alone(c) for c in found)
@@ -133,7 +137,7 @@ def _alone(consumer: Consumer) -> Consumer:
     return replace(consumer, other=None, target=consumer.end)
 
 
-def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
+def _consumer(node: fx.Node, names: Names) -> Consumer | None:
     op = op_name(node) if node.op == "call_function" else ""
     if op not in _ARGUMENTS:
         return None
@@ -146,7 +150,7 @@ def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
     if (dims and rank != dims + 2) or {arguments.get("alpha", 1), arguments.get("beta", 1)} != {1}:
         return None
     transposed = op == "addmm" or op in _TRANSPOSED
-    channel = 1 if dims else rank - 1
+    channel = channel_of(op) % rank
     chain = tuple(_chain(node, channel, names))
     end = chain[-1] if chain else node
     add, other = _residual(end)
@@ -173,6 +177,11 @@ def _consumer(node: fx.Node, names: _Names) -> Consumer | None:
     )
 
 
+def channel_of(op: str) -> int:
+    """The dimension of an op's output that holds its channels: 1, or the last, -1."""
+    return 1 if op in _CONVOLUTIONS or op == "group_norm" else -1
+
+
 def _window(arguments: Mapping[str, Any], dims: int, transposed: bool) -> Window:
     kernel = tuple(int(n) for n in arguments["weight"].meta["val"].shape[2:])
 
@@ -192,7 +201,7 @@ def _window(arguments: Mapping[str, Any], dims: int, transposed: bool) -> Window
     return Window(kernel, each(arguments["stride"]), before, after, dilation, transposed)
 
 
-def _chain(node: fx.Node, channel: int, names: _Names) -> Iterator[fx.Node]:
+def _chain(node: fx.Node, channel: int, names: Names) -> Iterator[fx.Node]:
     """Operations on each channel alone, as long as nothing else reads what is in between."""
     while len(node.users) == 1:
         step = next(iter(node.users))
@@ -202,7 +211,7 @@ def _chain(node: fx.Node, channel: int, names: _Names) -> Iterator[fx.Node]:
         node = step
 
 
-def _per_channel(step: fx.Node, node: fx.Node, channel: int, names: _Names) -> bool:
+def _per_channel(step: fx.Node, node: fx.Node, channel: int, names: Names) -> bool:
     op = op_name(step)
     if op in _IDENTITY:
         return step.args[0] is node and not (op.endswith("dropout") and step.args[2:] == (True,))
@@ -233,7 +242,7 @@ def _operand(step: fx.Node, node: fx.Node) -> Any:
     return pair[1] if pair[0] is node else pair[0]
 
 
-def _bias_of(step: fx.Node, names: _Names) -> Any:
+def _bias_of(step: fx.Node, names: Names) -> Any:
     if op_name(step) == "batch_norm":
         return arguments_of(step)["bias"]
     if op_name(step) in ("add", "add_"):

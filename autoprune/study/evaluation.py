@@ -100,15 +100,16 @@ class Phases:
 
 
 class CandidateEvaluator:
-    """Prunes, reconstructs, recalibrates and evaluates; called with a candidate.
+    """Prunes, reconstructs and evaluates; called with a candidate.
 
     Args:
         network: traced.
         evaluate: the user's function.
         objective: the metric that is maximised.
         importance: which units of a group go first.
-        calibration: batches of inputs; () leaves BatchNorm statistics as they are.
-        reconstruct: whether consuming layers are refitted by least squares on them.
+        calibration: batches of inputs; () leaves what is not pruned as it is.
+        reconstruct: whether consuming layers are refitted by least squares on them; otherwise
+            only biases and BatchNorm statistics are moved (see `Reconstructor`).
         race: evaluates candidates instead, and stops those that are hopeless; or None.
     """
 
@@ -124,7 +125,7 @@ class CandidateEvaluator:
         race: Race | None = None,
     ) -> None:
         from autoprune.pruning.importance import scores
-        from autoprune.pruning.reconstruct import Reconstructor
+        from autoprune.pruning.reconstruct import Reconstructor, Scope
 
         self.network = network
         self.objective = objective
@@ -134,8 +135,9 @@ class CandidateEvaluator:
         self.scores = scores(network, importance)
         #: Batches of inputs.
         self.calibration = calibration
+        scope: Scope = "consuming" if reconstruct else "bias"
         self._reconstructor = (
-            Reconstructor(network, calibration) if reconstruct and calibration else None
+            Reconstructor(network, calibration, scope=scope) if calibration else None
         )
 
     def select(self, candidate: Candidate) -> Selection:
@@ -145,24 +147,19 @@ class CandidateEvaluator:
         return select(self.network, candidate, scores=self.scores)
 
     def build(self, selection: Selection, phases: Phases | None = None) -> nn.Module:
-        """The pruned network of a selection, reconstructed and recalibrated.
+        """The pruned network of a selection, reconstructed.
 
         Raises:
             AutopruneError: it can't be built.
         """
-        from autoprune.pruning.recalibrate import recalibrate
         from autoprune.pruning.surgery import apply
 
         phases = phases or Phases()
         with phases("surgery"):
             model = apply(self.network, selection)
         if self._reconstructor is not None:
-            # It estimates the BatchNorm statistics that need it anew on its way.
             with phases("reconstruct"):
                 self._reconstructor.apply(model, selection)
-        elif self.calibration:
-            with phases("recalibrate"):
-                recalibrate(model, self.calibration)
         return model
 
     def __call__(self, candidate: Candidate, racing: bool = True) -> Outcome:
