@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from autoprune.graph.network import Network
     from autoprune.study.task import Task
 
+#: A kind of session.
+S = TypeVar("S", bound=Session)
+
 
 @dataclass
 class Prepared:
@@ -80,7 +83,8 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     if folder is not None and folder.result.exists():
         return read_result(task, folder)
     prepared = prepare(task, progress, race_of(task, None if folder is None else folder.racing))
-    session = open_session(prepared, task, folder)
+    kind = FrontSession if task.config.objectives else Session
+    session = open_session(prepared, task, folder, kind)
     dense_metrics = session.dense_metrics()
     trials = session.run(prepared.evaluator)
     front = session.close() if isinstance(session, FrontSession) else None
@@ -132,8 +136,8 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
     return Prepared(network, evaluator, device, progress, phases, notes, start)
 
 
-def open_session(prepared: Prepared, task: Task, folder: RunFolder | None) -> Session:
-    """The session of a task: of a front where it has several objectives."""
+def open_session(prepared: Prepared, task: Task, folder: RunFolder | None, kind: type[S]) -> S:
+    """The session of a task, with its store, its latency table and its space."""
     network, device, progress = prepared.network, prepared.device, prepared.progress
     store = Store(*storage_of(task, folder), units_of(network))
     if task.config.objectives:
@@ -141,8 +145,7 @@ def open_session(prepared: Prepared, task: Task, folder: RunFolder | None) -> Se
     with prepared.phases("table"):
         table = prepare_table(task, network, device, folder, progress)
     models: list[CostModel] = [AnalyticCost(), *([table] if table is not None else [])]
-    made = FrontSession if task.config.objectives else Session
-    return made(
+    return kind(
         task,
         network,
         store,

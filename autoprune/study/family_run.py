@@ -11,6 +11,7 @@ from autoprune.core.errors import ConfigError
 from autoprune.study.conduct import Prepared, finish, open_session, prepare
 from autoprune.study.config_files import write_yaml
 from autoprune.study.families import folder_names, loosest_first, members
+from autoprune.study.family_session import FamilySession
 from autoprune.study.folder import SCHEMA, RunFolder
 from autoprune.study.shipping import read_result
 
@@ -46,14 +47,15 @@ def conduct_family(task: Task, folder: RunFolder | None, progress: Progress) -> 
     if folder is not None and folder.family.exists():
         return _together(_read(tasks, folder, budgets))
     prepared = prepare(tasks[0], progress)
-    session = open_session(prepared, tasks[0], folder)
+    session = open_session(prepared, tasks[0], folder, FamilySession)
     session.checkpoint = None  # a searcher's state is of one budget
     absolute = [Budget.parse(b).absolute(session.dense_cost) for b in budgets]
     order = loosest_first(absolute)
     for index in order:
         session.aim(Budget.parse(budgets[index]))
     dense_metrics = session.dense_metrics()
-    trials = session.run(prepared.evaluator, [Budget.parse(budgets[i]) for i in order])
+    session.budgets = [Budget.parse(budgets[i]) for i in order]
+    trials = session.run(prepared.evaluator)
     results = []
     for index in order:
         session.aim(Budget.parse(budgets[index]))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost, Estimate
 from autoprune.core.errors import EvaluationError, ProfilerError, RunError
 from autoprune.core.trial import Trial
@@ -20,11 +19,12 @@ from autoprune.searchers.registry import make_searcher
 from autoprune.space.projection import check_feasible
 from autoprune.study.checkpoints import Checkpoints
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
+from autoprune.study.events import Events
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
 from autoprune.study.remote import make_pool
 from autoprune.study.sensitivity import Sensitivities
-from autoprune.study.store import Event, Store
+from autoprune.study.store import Store
 from autoprune.study.verify import (
     MEASURED,
     Verification,
@@ -34,7 +34,7 @@ from autoprune.study.verify import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from autoprune.graph.network import Network
@@ -93,7 +93,7 @@ class Session:
         #: (predicted, measured) latency in ms of each, as predicted before it was measured.
         self.errors: list[tuple[float, float]] = []
         self._dense_metrics: dict[str, float] = {}
-        self._events = list(store.events())
+        self._events = Events(store, phases)
         self._dense_cost()
 
     # -- before the search ---------------------------------------------------------------------
@@ -124,9 +124,9 @@ class Session:
         Raises:
             EvaluationError: it raises, or gives no finite number.
         """
-        known = self._replay("dense")
+        known = self._events.replay("dense")
         if known is not None:
-            self._dense_metrics = dict(known.data["metrics"])
+            self._dense_metrics = dict(known["metrics"])
             return self._dense_metrics
         self.progress.stage("evaluating the dense network")
         with self.phases("dense"):
@@ -134,7 +134,7 @@ class Session:
                 metrics = self._evaluate_dense()
             except EvaluationError as error:
                 raise EvaluationError(f"on the dense network: {error}") from error
-        self._record("dense", 0, {"metrics": metrics})
+        self._events.record("dense", 0, {"metrics": metrics})
         self._dense_metrics = metrics
         return metrics
 
@@ -147,30 +147,11 @@ class Session:
 
     # -- the search ----------------------------------------------------------------------------
 
-    def aim(self, budget: Budget) -> None:
-        """Go on with another budget; what was found and measured so far counts for it too.
-
-        Raises:
-            InfeasibleBudgetError: nothing holds it.
-        """
-        self.budget = budget
-        self.limits = budget.absolute(self.dense_cost)
-        check_feasible(self.space, self.limits, self.cost_model, self.dense_cost, self._z)
-
-    def run(self, evaluator: CandidateEvaluator, budgets: Sequence[Budget] = ()) -> list[Trial]:
-        """Search and verify; every trial, those that were measured with their measured cost.
-
-        Args:
-            evaluator: of candidates.
-            budgets: several that are searched for one after the other and share the trials; ()
-                searches for the task's own.
-        """
+    def run(self, evaluator: CandidateEvaluator) -> list[Trial]:
+        """Search and verify; every trial, those that were measured with their measured cost."""
         config = self.config
         self._sensitivity = self._sensitivities(evaluator)
-        if budgets:
-            searcher = self._stage(budgets, 0, config.trials // len(budgets))
-        else:
-            searcher = self.searcher(config.trials)
+        searcher = self._first()
         for note in searcher.notes:
             self.progress.message(note)
         self.progress.stage("searching", config.trials)
@@ -189,32 +170,16 @@ class Session:
                 phases=self.phases,
                 checkpoints=checkpoints,
             )
-            if budgets:
-                self._go_through(budgets)
-            else:
-                self._go(config.trials)
+            self._search()
         return self.loop.trials
 
-    def _stage(self, budgets: Sequence[Budget], number: int, trials: int) -> Searcher:
-        """Aim at one of several budgets; its searcher, until there are so many trials."""
-        self.aim(budgets[number])
-        return self.searcher(trials)
+    def _first(self) -> Searcher:
+        """The searcher to begin with."""
+        return self.searcher(self.config.trials)
 
-    def _go_through(self, budgets: Sequence[Budget]) -> None:
-        """Search for each of several budgets, told of all that was found for those before."""
-        shares = [self.config.trials * (i + 1) // len(budgets) for i in range(len(budgets))]
-        for number, budget in enumerate(budgets):
-            share = shares[number] - (shares[number - 1] if number else 0)
-            total = len(self.loop.trials) + share
-            if number:
-                self.loop.use(self._stage(budgets, number, total))
-            self.progress.message(f"budget {budget}: {share} of {self.config.trials} trials")
-            self._go(total)
-        if not self.needs_device:
-            return
-        for budget in budgets:  # What was found for another budget may be better than its own.
-            self.aim(budget)
-            self._verify(batches=1)
+    def _search(self) -> None:
+        """All of the search and its verification."""
+        self._go(self.config.trials)
 
     def context(self, trials: int) -> SearchContext:
         """What a searcher is given that proposes up to so many trials."""
@@ -231,18 +196,14 @@ class Session:
         )
 
     def _sensitivities(self, evaluator: CandidateEvaluator) -> Sensitivities:
-        def replay() -> Mapping[str, object] | None:
-            known = self._replay("sensitivity")
-            return None if known is None else known.data
-
         return Sensitivities(
             self.task,
             self.network,
             self.space,
             evaluator,
             lambda: self._dense_metrics[self.config.objective],
-            replay,
-            lambda data: self._record("sensitivity", 0, data),
+            lambda: self._events.replay("sensitivity"),
+            lambda data: self._events.record("sensitivity", 0, data),
             self.progress,
         )
 
@@ -343,15 +304,15 @@ class Session:
     def _measure(self, chosen: Sequence[Trial]) -> None:
         numbers = [trial.number for trial in chosen]
         candidates = [trial.candidate for trial in chosen]
-        known = self._replay("verified")
+        known = self._events.replay("verified")
         if known is not None:
-            if known.data["trials"] != numbers:
+            if known["trials"] != numbers:
                 raise RunError(
                     f"{self.store.where}: the next verification is of trials "
-                    f"{known.data['trials']}, this search would measure {numbers}; the settings or "
+                    f"{known['trials']}, this search would measure {numbers}; the settings or "
                     "the versions changed since. Start anew in another folder"
                 )
-            found = [Verification.from_dict(v) for v in known.data["verifications"]]
+            found = [Verification.from_dict(v) for v in known["verifications"]]
         else:
             if self.device is None:
                 raise ProfilerError("a budget on latency needs a device; give one by `device`")
@@ -366,7 +327,7 @@ class Session:
                     f"the first: {found[0].measurement.error}"
                 )
             data = {"trials": numbers, "verifications": [v.to_dict() for v in found]}
-            self._record("verified", len(self.loop.trials), data)
+            self._events.record("verified", len(self.loop.trials), data)
         workloads = self.network.workloads(candidates)
         before = self.cost_model.predict(workloads)
         with self.phases("correct"):
@@ -380,35 +341,11 @@ class Session:
             self._tell_measured(trial, verification)
 
     def _tell_measured(self, trial: Trial, verification: Verification) -> None:
-        measurement = verification.measurement
-        if not measurement.ok:
-            self.progress.message(f"trial {trial.number}: not measured, {measurement.error}")
-            return
-        low, high = verification.interval_ms
-        verdict = "holds" if holds(self.broken(trial)) else "breaks the budget"
-        # Networks of microseconds need more decimals than those of milliseconds.
-        form = ".3f" if low >= 0.1 else ".3g"
-        self.progress.message(
-            f"trial {trial.number}: {self.config.objective} "
-            f"{trial.score(self.config.objective):.4f}, "
-            f"measured {verification.latency_ms:{form}} ms ({low:{form}} to {high:{form}}): "
-            f"{verdict}"
-        )
+        text = str(verification)
+        if verification.measurement.ok:
+            objective = self.config.objective
+            text = f"{objective} {trial.score(objective):.4f}, {text}{self._verdict(trial)}"
+        self.progress.message(f"trial {trial.number}: {text}")
 
-    # -- what is stored ------------------------------------------------------------------------
-
-    def _replay(self, kind: str) -> Event | None:
-        """The next stored event, which must be of this kind; None when all are replayed."""
-        if not self._events:
-            return None
-        event = self._events.pop(0)
-        if event.kind != kind:
-            raise RunError(
-                f"{self.store.where}: the next event is {event.kind!r}, this search came to "
-                f"{kind!r}; the settings changed since. Start anew in another folder"
-            )
-        return event
-
-    def _record(self, kind: str, after: int, data: dict[str, object]) -> None:
-        with self.phases("store"):
-            self.store.record(Event(kind, after, data))
+    def _verdict(self, trial: Trial) -> str:
+        return ": holds" if holds(self.broken(trial)) else ": breaks the budget"

@@ -55,6 +55,15 @@ class Verification:
             return None if energy is None else (energy, energy)
         return interval[0] * energy / ratio, interval[1] * energy / ratio
 
+    def __str__(self) -> str:
+        """What was measured, for people."""
+        if not self.measurement.ok:
+            return f"not measured, {self.measurement.error}"
+        low, high = self.interval_ms
+        # Networks of microseconds need more decimals than those of milliseconds.
+        form = ".3f" if low >= 0.1 else ".3g"
+        return f"measured {self.latency_ms:{form}} ms ({low:{form}} to {high:{form}})"
+
     def cost(self, predicted: Cost) -> Cost:
         """The predicted cost with what was measured in its place."""
         estimates = dict(predicted.estimates)
