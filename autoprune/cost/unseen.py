@@ -28,7 +28,7 @@ from autoprune.cost.staircase import fit_nonnegative
 #: shapes say at least.
 _FAMILY, _ANY, _SHAPE = 0.25, 0.6, 0.05
 #: At most this many shapes of a kind are learned from: more take long and tell little else.
-_MOST = 300
+_MOST = 200
 _SIZE = re.compile(r"kernel_size=([\dx]+)")
 
 
@@ -128,7 +128,7 @@ class _ByShape:
         for kind in np.unique(shapes.kind).tolist():
             mine = np.flatnonzero(shapes.kind == kind)
             result[mine] = _amounts(shapes[mine]) @ self._work[kind]
-        return np.maximum(result, 1e-9)
+        return np.asarray(np.maximum(result, 1e-9))
 
 
 def _amounts(shapes: KernelShapes) -> Floats:
