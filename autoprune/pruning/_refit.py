@@ -15,7 +15,7 @@ from autoprune.graph.network import Selection
 from autoprune.pruning._altered import altered
 from autoprune.pruning._biases import whole
 from autoprune.pruning._constants import rewrites
-from autoprune.pruning._consumers import Consumer, order
+from autoprune.pruning._consumers import Consumer, downstream, order
 from autoprune.pruning._probe import affine
 from autoprune.pruning._ridge import Moments, solve
 from autoprune.pruning._rows import Positions, as_matrix, as_weight, at, patches, renumbered
@@ -50,11 +50,11 @@ class Refit:
         changes = {r.node: r for r in rewrites(network, self.keep)}
         self.find = lookup(pruned)
         self._check(pruned, kept)
+        behind = changed if owner.scope == "all" else self._behind_removed()
         self.layers = {
             c.node: c
             for c in owner._consumers
-            if self._narrowed(c, changes.get(c.node.name))
-            or (owner.scope == "all" and c.input in changed)
+            if self._narrowed(c, changes.get(c.node.name)) or c.input in behind
         }
         aligned = {step for c in self.layers.values() for step in c.chain}
         self.norms = {
@@ -79,6 +79,15 @@ class Refit:
     def run(self) -> tuple[str, ...]:
         self.walk.run(before=self._before, after=self._correct if self.biased else None)
         return tuple(c.weight for c in self.layers.values())
+
+    def _behind_removed(self) -> set[fx.Node]:
+        """The nodes behind layers that read nothing any more: those can't be refitted much."""
+        emptied = {
+            c.weight
+            for c in self.owner._consumers
+            if len(self.kept.get(c.weight, {}).get(c.reads, (0,))) == 0
+        }
+        return downstream(self.network, emptied) if emptied else set()
 
     def _narrowed(self, layer: Consumer, rewrite: Rewrite | None) -> bool:
         """Whether it lost input channels; whole groups that go leave the others as they are."""
@@ -145,6 +154,10 @@ class Refit:
     def _refit(self, layer: Consumer) -> None:
         weight, groups = layer.read(self.find, self.walk)
         can_shift = layer.bias is not None or layer.shift is not None
+        if not weight.numel():
+            if can_shift and len(weight):
+                self._center(layer, weight)
+            return
         outputs = len(weight) // groups
         moments = Moments(can_shift)
         for x, y in self._regression(layer, groups):
@@ -163,8 +176,23 @@ class Refit:
             self._shift(layer, fitted.flatten() - offset, scale, usable)
         layer.write(self.find, as_weight(matrix, weight.shape), groups)
 
+    def _center(self, layer: Consumer, weight: Tensor) -> None:
+        """Let a layer that reads nothing any more give its targets' mean."""
+        total, rows = torch.zeros(len(weight), dtype=torch.float64), 0
+        for _, _, y in self._targets(layer):
+            total += y.sum(0).double()
+            rows += len(y)
+        scale, offset = affine(self.walk, layer, layer.node, layer.chain, weight)
+        usable = scale.abs() > 1e-6 * scale.abs().max().clamp_min(1e-30)
+        self._shift(layer, (total / max(rows, 1)).to(offset) - offset, scale, usable)
+
     def _regression(self, layer: Consumer, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (groups, rows, inputs) and targets (rows, outputs) of each batch."""
+        for batch, places, y in self._targets(layer):
+            yield patches(self.walk.value(layer.input, batch), layer.window, places, groups), y
+
+    def _targets(self, layer: Consumer) -> Iterator[tuple[int, Positions, Tensor]]:
+        """Number of each batch, positions in the pruned output, and targets (rows, outputs)."""
         labels: Any = self.network.labels[layer.target.name]
         masks: list[Keep | None] = [None if label is None else self.keep[label] for label in labels]
         channels = masks.pop(layer.channel)
@@ -177,7 +205,7 @@ class Refit:
             y = y[:, torch.from_numpy(channels)] if channels is not None else y.clone()
             if layer.other is not None:
                 y -= at(self.walk.value(layer.other, batch), layer.channel, places)
-            yield patches(self.walk.value(layer.input, batch), layer.window, places, groups), y
+            yield batch, places, y
 
     def _shift(self, layer: Consumer, amount: Tensor, scale: Tensor, usable: Tensor) -> None:
         """Set what makes the intercept: the layer's own bias, or one behind it."""

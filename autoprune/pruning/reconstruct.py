@@ -58,8 +58,9 @@ class Reconstructor:
         ridge: of the regression, relative to the mean variance of a layer's inputs; pulls to
             the weights as pruned.
         scope: "bias" refits nothing, and moves biases and BatchNorm statistics alone; "consuming"
-            refits layers that lost input channels; "all" also those whose input is only changed
-            by layers before, which is a little better and takes about twice as long.
+            refits layers that lost input channels, and all those behind a layer that lost every
+            one of them; "all" also those whose input is only changed by layers before, which is a
+            little better and takes about twice as long.
         seed: of the positions.
         max_bytes: of the sampled targets; fewer positions are taken where they would need more.
         max_live_bytes: of activations held in memory, beside those of a single batch that one op
