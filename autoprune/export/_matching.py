@@ -220,17 +220,31 @@ def _flat(values: Iterable[Labels | tuple[Labels, ...]]) -> Iterator[Labels]:
 
 
 def choose_probes(
-    network: Network, book: Book, count: int, rng: np.random.Generator, tries: int = 40
+    network: Network,
+    book: Book,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    fewest: int = 2,
+    tries: int = 40,
 ) -> list[Selection]:
     """Random selections that tell the network's dimensions apart as well as `tries` can.
 
-    They keep two units of a group at least, where it has more: at a width of one, exporters leave
-    out reshapes and broadcasts that every other width needs.
+    Args:
+        network: the traced network.
+        book: of it.
+        count: of selections.
+        rng: draws them.
+        fewest: units of a group that are kept at least, where it has more. At a width of one,
+            exporters leave out reshapes and broadcasts that every other width needs.
+        tries: how many sets are drawn.
     """
     best: tuple[float, list[Selection]] = (np.inf, [])
     for _ in range(tries):
-        probes = [random_selection(network, rng, fewest=2) for _ in range(count)]
+        probes = [random_selection(network, rng, fewest) for _ in range(count)]
         ambiguity = book.ambiguity([State.of(network, probe) for probe in probes])
+        whole = sum(all(p[g.name].all() for p in probes) for g in network.groups)
+        ambiguity += whole * len(book.labels)  # nothing is learnt of these
         if ambiguity < best[0]:
             best = (ambiguity, probes)
         if ambiguity == 0:
@@ -239,11 +253,14 @@ def choose_probes(
 
 
 def random_selection(network: Network, rng: np.random.Generator, fewest: int = 1) -> Selection:
-    """Keeps between a third and all but one of the units of every group, `fewest` if it can."""
+    """Keeps between a third and all of the units of every group, and at least `fewest` if it can.
+
+    Most groups lose one at least; of two units one is lost half of the time.
+    """
     selection = {}
     for group in network.groups:
         least = min(max(fewest, group.units // 3), group.units - 1)
-        kept = int(rng.integers(least, group.units))
+        kept = int(rng.integers(least, group.units + (group.units == 2)))
         mask = np.zeros(group.units, dtype=bool)
         mask[rng.permutation(group.units)[:kept]] = True
         selection[group.name] = mask

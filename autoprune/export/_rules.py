@@ -178,8 +178,19 @@ class _Learner:
         return f"{what} of node {node.name!r} ({node.op_type})"
 
     def _near(self, index: int) -> list[Ints]:
-        """Labels of the dimensions of the tensors that a node reads and makes."""
+        """Labels of the dimensions of the tensors that a node reads and makes.
+
+        First of those that tracing has under the same name, then all that fit their lengths.
+        """
         near: dict[int, Ints] = {}
+        node = self.dense.model.graph.node[index]
+        for name in (*node.output, *node.input):
+            shape, traced = self.dense.shapes.get(name), self.book.network.labels.get(name, ())
+            if shape is None or len(shape) != len(traced):
+                continue
+            for length, label in zip(shape, traced, strict=True):
+                if isinstance(label, np.ndarray) and len(label) == length:
+                    near.setdefault(id(label), label)
         nodes = [graph.model.graph.node[index] for graph in (self.dense, *self.others)]
         for tensors in zip(*([*n.output, *n.input] for n in nodes), strict=True):
             shapes = [

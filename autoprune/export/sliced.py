@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.core.errors import ExportError
 from autoprune.export._emptied import without_empty
 from autoprune.export._graphs import Graph, Mismatch, check_same_structure, drop_idle_reshapes
-from autoprune.export._matching import Book, State, choose_probes, random_selection
+from autoprune.export._matching import Book, State, choose_probes
 from autoprune.export._rules import Rules, learn
 from autoprune.export.onnx import TOLERANCE, compare, evaluating, export_onnx
 from autoprune.graph.network import Network, Selection
@@ -23,9 +23,9 @@ Prune = Callable[[Network, Selection], nn.Module]
 #: how many at most, where what was learnt from those fails its check.
 PROBES, MOST_PROBES = 2, 4
 
-#: Random selections that what was learnt is checked on; running them takes much less than an
-#: export.
-CHECKS = 4
+#: Other selections that what was learnt is checked on, of which each dimension keeps another
+#: number; running them takes much less than an export.
+CHECKS = 6
 
 _LOG = logging.getLogger("autoprune.export")
 
@@ -133,8 +133,7 @@ class OnnxSlicer:
             states = [State.of(network, probe) for probe in probes]
             rules = learn(dense, others, states, book)
             failure = ""
-            for _ in range(CHECKS):
-                trial = random_selection(network, rng)
+            for trial in choose_probes(network, book, CHECKS, rng, fewest=1, tries=8):
                 model = self._prune(network, trial)
                 failure = self._failure(rules.build(State.of(network, trial)), model)
                 if failure:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import zoo
 from torch import nn
+from zoo_sequence import Attention, Block, Encoder, plain_ffn
 
 from autoprune.core.errors import CandidateError
 from autoprune.export import OnnxSlicer, artifacts
@@ -49,6 +50,22 @@ def test_zero_padded_shortcuts_follow_which_channels_are_kept(padded):
 )
 def test_sizes_in_the_graph_are_rewritten(name):
     assert_slices_match(*make(name))
+
+
+def test_layers_of_two_heads_are_told_apart():
+    """How many a layer keeps is one or two: few selections differ in every pair of layers."""
+    torch.manual_seed(0)
+    blocks = [Block(Attention(16, 2), plain_ffn(16, 8), nn.LayerNorm, 16) for _ in range(4)]
+    model = zoo.randomise(Encoder(*blocks)).eval()
+    network = trace(model, (torch.randint(0, 20, (2, 6)),))
+    heads = [group for group in network.groups if group.units == 2]
+    assert len(heads) == 4
+    slicer = OnnxSlicer(network, apply)
+    assert slicer.reason == ""
+    for one in heads:
+        selection = {g.name: np.arange(g.units) >= (g is one) for g in network.groups}
+        pruned = apply(network, selection).eval()
+        assert compare(pruned, slicer.slice(selection), network.example_inputs) < 1e-4
 
 
 def test_the_sliced_graph_is_the_one_an_export_gives(padded):
