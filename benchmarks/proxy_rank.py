@@ -2,7 +2,7 @@
 
     AUTOPRUNE_SHARED_DATA=... python benchmarks/proxy_rank.py
 
-Random candidates of ResNet-56 at one budget of MACs are pruned and reconstructed as a search
+Random candidates of a ResNet at one budget of MACs are pruned and reconstructed as a search
 evaluates them, then fine-tuned for a few epochs on a part of `train`. Rank correlations
 (Spearman's and Kendall's) of the two accuracies are printed, with the probability of as high a
 one among candidates in random order (by permutation).
@@ -20,17 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from autoprune.core.budget import Budget
-from autoprune.cost.analytic import AnalyticCost
-from autoprune.graph import trace
-from autoprune.pruning.obs import ReconstructionImportance
 from autoprune.pruning.recover import recover
-from autoprune.searchers.base import SearchContext
 from autoprune.searchers.random import RandomSearcher
-from autoprune.space.schema import load_space
-from autoprune.study.evaluation import CandidateEvaluator
+from benchmarks.setting import Setting
 from examples import cifar10
-from examples.resnet_cifar import example_inputs, resnet56
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -51,6 +44,7 @@ def kendall(a: np.ndarray, b: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="resnet56", help="of examples/resnet_cifar.py")
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--budget", default="0.5x")
     parser.add_argument("--epochs", type=int, default=1)
@@ -63,19 +57,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    network = trace(resnet56().to(memory_format=torch.channels_last), example_inputs())
-    batches = cifar10.calibration(400)
-    macs = AnalyticCost()
-    dense = macs.predict(network.workload(network.dense))[0]
-    budget = Budget.parse({"macs": options.budget}).absolute(dense)
-    space = load_space("resnet-inner").build(network, None)
-    searcher = RandomSearcher(SearchContext(space, budget, macs, seed=options.seed))
+    setting = Setting(options.network, options.budget)
+    searcher = RandomSearcher(setting.context(None, options.seed))
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         return cifar10.evaluate(model, subset=options.subset)
 
-    importance = ReconstructionImportance(batches)
-    evaluator = CandidateEvaluator(network, evaluate, importance=importance, calibration=batches)
+    evaluator = setting.evaluator(evaluate)
     before, after = [], []
     start = time.monotonic()
     for number, candidate in enumerate(searcher.suggest(options.candidates)):
@@ -85,7 +73,7 @@ def main() -> None:
         model = evaluator.build(evaluator.select(candidate))
         done = recover(
             model,
-            network.model,
+            setting.network.model,
             cifar10.Loader(count=options.images, seed=options.seed),
             epochs=options.epochs,
             lr=options.lr,

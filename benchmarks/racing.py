@@ -1,4 +1,4 @@
-"""What racing saves: evaluation samples of ResNet-56 candidates, and whether the winner stays.
+"""What racing saves: evaluation samples of a ResNet's candidates, and whether the winner stays.
 
     AUTOPRUNE_SHARED_DATA=... python benchmarks/racing.py
 
@@ -18,18 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from autoprune.core.budget import Budget
 from autoprune.core.trial import Trial
-from autoprune.cost.analytic import AnalyticCost
-from autoprune.graph import trace
-from autoprune.pruning.obs import ReconstructionImportance
-from autoprune.searchers.base import SearchContext
 from autoprune.searchers.registry import make_searcher
-from autoprune.space.schema import load_space
-from autoprune.study.evaluation import CandidateEvaluator
 from autoprune.study.racing import Race
+from benchmarks.setting import Setting
 from examples import cifar10
-from examples.resnet_cifar import example_inputs, resnet56
 
 
 class Recorded:
@@ -46,6 +39,7 @@ class Recorded:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="resnet56", help="of examples/resnet_cifar.py")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--searcher", default="random")
     parser.add_argument("--budget", default="0.5x")
@@ -56,18 +50,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    network = trace(resnet56().to(memory_format=torch.channels_last), example_inputs())
-    batches = cifar10.calibration(400)
-    macs = AnalyticCost()
-    dense = macs.predict(network.workload(network.dense))[0]
-    budget = Budget.parse({"macs": options.budget}).absolute(dense)
-    space = load_space("resnet-inner").build(network, None)
-    context = SearchContext(space, budget, macs, trials=options.trials, seed=options.seed)
-    searcher = make_searcher(options.searcher, context)
+    setting = Setting(options.network, options.budget)
+    searcher = make_searcher(options.searcher, setting.context(options.trials, options.seed))
     val = cifar10.Val(subset=options.subset)
-    evaluator = CandidateEvaluator(
-        network, val, importance=ReconstructionImportance(batches), calibration=batches
-    )
+    evaluator = setting.evaluator(val)
     model = torch.nn.Identity()
     found, start = [], time.monotonic()
     while len(found) < options.trials and time.monotonic() - start < 60 * options.minutes:
@@ -75,7 +61,7 @@ def main() -> None:
         built = evaluator.build(evaluator.select(candidate))
         right = val.hits(built, np.arange(val.samples))
         found.append((candidate, right))
-        predicted = macs.predict(network.workload(candidate))[0]
+        predicted = setting.cost(candidate)
         metrics = {"accuracy": float(right.mean())}
         searcher.update([Trial(len(found) - 1, candidate, predicted, metrics=metrics)])
     scores = [100 * right.mean() for _, right in found]

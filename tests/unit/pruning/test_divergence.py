@@ -86,9 +86,12 @@ def test_wrong_batches() -> None:
 def test_the_curve_goes_through_the_points_and_grows_past_them() -> None:
     lost = np.array([0.64, 0.36, 0.16, 0.04, 0.0])  # of 1 to 5 units
     curve = _curve({4: 0.01, 3: 0.04}, lost)
-    np.testing.assert_allclose(curve[2:], [0.04, 0.01, 0.0])
+    np.testing.assert_allclose(curve[3:], [0.04, 0.01, 0.0])
     # The amplitude 0.2 at 0.16 grows with the error: 0.36 is 2.25 times as much.
-    np.testing.assert_allclose(curve[1], (0.2 * 2.25) ** 2)
-    assert curve[0] > curve[1]
+    np.testing.assert_allclose(curve[2], (0.2 * 2.25) ** 2)
+    assert curve[1] > curve[2]
+    # None left: ten times one, where it could not be measured.
+    np.testing.assert_allclose(curve[0], 10 * curve[1])
+    np.testing.assert_allclose(_curve({4: 0.01, 3: 0.04, 0: 99.0}, lost)[0], 99.0)
     # A narrower one that came out better by chance counts as much as the wider one.
-    assert _curve({4: 0.01, 3: 0.0}, lost)[2] == pytest.approx(0.01)
+    assert _curve({4: 0.01, 3: 0.0}, lost)[3] == pytest.approx(0.01)
