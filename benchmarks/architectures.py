@@ -46,13 +46,12 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("autoprune").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    print(
-        "| network | groups | channels | form | kept whole, beside outputs | ONNX | ms | start s |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    slicing = "" if options.no_slicing else " ONNX | ms | start s |"
+    print(f"| network | groups | channels | form | kept whole, beside outputs |{slicing}")
+    print("|---|---|---|---|---|" + "---|" * slicing.count("|"))
     for name in options.names or known:
         cells = _row(name, 0 if options.no_slicing else options.slices)
-        print(f"| {name.removeprefix('hf:')} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def _row(name: str, slices: int) -> Iterator[str]:
@@ -64,7 +63,8 @@ def _row(name: str, slices: int) -> Iterator[str]:
         pruned = apply(network, selection)
         verify(network, selection, pruned)
     except AutopruneError as error:
-        yield from (str(error).split(";")[0][:120], *["–"] * 6)
+        said = str(error).partition(";")[0][:120]
+        yield from ("–", "–", "–", said, *["–"] * (3 if slices else 0))
         return
     yield str(len(network.groups))
     yield f"{_prunable(network):.0%}"
@@ -72,7 +72,6 @@ def _row(name: str, slices: int) -> Iterator[str]:
     reasons = {r for r in network.frozen.values() if "output" not in r and "vocabulary" not in r}
     yield "; ".join(sorted(_short(reason) for reason in reasons)) or "–"
     if not slices:
-        yield from ["–"] * 3
         return
     start = time.perf_counter()
     try:
