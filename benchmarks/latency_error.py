@@ -4,6 +4,7 @@
     python benchmarks/latency_error.py resnet56 --table TABLE      # do not build, use this table
     python benchmarks/latency_error.py resnet20 --reuse TABLE      # take its kernel times over
     python benchmarks/latency_error.py resnet56 --device openvino-cpu
+    python benchmarks/latency_error.py resnet56 --again FOLDER     # what --save left, anew
 
 For each network a latency table is built; then candidates it has never seen are measured beside
 the dense network, and the error of their predicted latency ratios is printed beside the noise:
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from networks import NETWORKS
+from scipy.stats import spearmanr
 
 from autoprune.core.device import Measurement
 from autoprune.core.workload import Ints, KernelGraph
@@ -135,6 +137,27 @@ def run(name: str, args: argparse.Namespace) -> None:
     print(f"  {4000 / (time.perf_counter() - start):,.0f} predictions a second", flush=True)
 
 
+def again(name: str, folder: Path) -> None:
+    """The error of a saved table as it is fitted today, on the candidates held out then."""
+    make, batch = NETWORKS[name]
+    table = LatencyTable.load(folder / f"{name}.jsonl")
+    graph = trace(make().eval(), (torch.zeros(batch, 3, 32, 32),)).kernels
+    lines = (folder / f"{name}-held-out.txt").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    ratio = np.array([row["measured"] for row in rows])
+    kept = np.array([row["kept"] for row in rows])
+    mean, std, _ = table.predict_ratio(table.layout(graph), kept)
+    print(f"{name}, {table.device}, {len(table.observations)} measurements, saved in {folder}")
+    for when, found in (("then", np.array([row["predicted"] for row in rows])), ("now", mean)):
+        error = np.abs(found / ratio - 1)
+        tail = np.quantile(error, 0.9)
+        print(f"    {when:5} median {np.median(error):.2%}, 90 % below {tail:.2%}, "
+              f"within 10 % {(error <= 0.1).mean():.0%}, "
+              f"Spearman {spearmanr(found, ratio).statistic:.4f}")  # fmt: skip
+    inside = np.abs(mean - ratio) <= 1.645 * np.hypot(std, 0.005 * ratio)
+    print(f"    now   inside the 90 % interval {inside.mean():.0%}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
@@ -147,6 +170,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="use this table instead of building one")
     parser.add_argument("--reuse", type=Path, nargs="*", default=[], help="take kernels over")
     parser.add_argument("--save", type=Path, help="folder for the tables and what was held out")
+    parser.add_argument("--again", type=Path, help="folder that --save wrote; measures nothing")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     unknown = sorted(set(args.networks) - set(NETWORKS))
@@ -156,7 +180,7 @@ def main() -> None:
         args.save.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for name in args.networks or NETWORKS:
-        run(name, args)
+        again(name, args.again) if args.again else run(name, args)
 
 
 if __name__ == "__main__":
