@@ -70,7 +70,7 @@ def _row(name: str, slices: int) -> Iterator[str]:
     yield f"{_prunable(network):.0%}"
     yield "graph" if getattr(pruned, "autoprune_note", "") else "own"
     reasons = {r for r in network.frozen.values() if "output" not in r and "vocabulary" not in r}
-    yield "; ".join(sorted(_short(reason) for reason in reasons)) or "–"
+    yield "; ".join(sorted({_short(reason) for reason in reasons})) or "–"
     if not slices:
         return
     start = time.perf_counter()
@@ -106,10 +106,11 @@ def _built(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def _selection(network: Network, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Each group loses a unit at least."""
     result = {}
     for group in network.groups:
         mask = np.zeros(group.units, dtype=bool)
-        mask[rng.permutation(group.units)[: rng.integers(1, group.units + 1)]] = True
+        mask[rng.permutation(group.units)[: rng.integers(1, group.units)]] = True
         result[group.name] = mask
     return result
 
