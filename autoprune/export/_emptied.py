@@ -2,8 +2,8 @@
 
 A group that is removed whole leaves convolutions and matrix products with weights of no element,
 which no runtime takes. What makes no channel is dropped; what reads none gives its bias, a
-constant that is added to the other operand of the sum it goes into, or nothing at all where it
-is zero.
+constant that is added to the other operand of the sum it goes into. Where that is zero, as it is
+where autoprune removed the branch, the sum goes too, and a ReLU behind it that follows another.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ _UNARY = _CONSTANT | {
 _BINARY = {"Add", "Sub", "Mul", "Div"}
 
 
-def without_empty(data: bytes) -> bytes:
+def without_empty(data: bytes, *, silent: bool = False) -> bytes:
     """A serialised model with every layer that has no channels worked out.
+
+    Args:
+        data: the model.
+        silent: take the biases behind layers without inputs as zero, as surgery makes them: those
+            of a sliced model are the dense network's.
 
     Raises:
         Mismatch: a tensor without channels reaches an op that can't do without them.
@@ -32,7 +37,7 @@ def without_empty(data: bytes) -> bytes:
     import onnx
 
     model = onnx.load_from_string(data)
-    _Cleaner(model.graph).run()
+    _Cleaner(model.graph, silent).run()
     result: bytes = model.SerializeToString()
     return result
 
@@ -40,15 +45,21 @@ def without_empty(data: bytes) -> bytes:
 class _Cleaner:
     """Goes through a graph once, in the order of execution."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, silent: bool) -> None:
         from onnx import numpy_helper
 
         self._graph = graph
+        self._silent = silent
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._array = numpy_helper.to_array
+        self._shapes = {
+            value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*graph.input, *graph.value_info, *graph.output)
+        }
         self._empty = {t.name for t in graph.initializer if 0 in t.dims}
         #: Values that are constant, with one entry along each dimension they don't depend on.
         self._constants: dict[str, Array] = {}
+        self._relus: set[str] = set()
         #: Value → the one that takes its place.
         self._renamed: dict[str, str] = {}
 
@@ -73,6 +84,24 @@ class _Cleaner:
             return self._without(node, first, empty)
         if constant:
             return self._fold(node, constant)
+        if node.op_type == "Add" and self._adds_nothing(node):
+            return True
+        if node.op_type == "Relu":
+            if first in self._relus and self._renamed:
+                self._renamed[node.output[0]] = first
+                return True
+            self._relus.add(node.output[0])
+        return False
+
+    def _adds_nothing(self, node: Any) -> bool:
+        """Whether a node adds zeros, which an exporter has worked out: then it is left out."""
+        for name, other in (node.input, reversed(node.input)):
+            zeros = self._tensors.get(name)
+            shape = self._shapes.get(node.output[0])
+            same = shape is not None and self._shapes.get(other) == shape
+            if zeros is not None and same and not self._array(zeros).any():
+                self._renamed[node.output[0]] = other
+                return True
         return False
 
     def _filled(self, node: Any) -> bool:
@@ -100,7 +129,7 @@ class _Cleaner:
                 self._empty.add(result)
                 return True
             bias = np.zeros(makes, np.float32)
-            if len(node.input) > 2 and node.input[2]:
+            if len(node.input) > 2 and node.input[2] and not self._silent:
                 bias = self._array(self._tensors[node.input[2]])
             self._constants[result] = bias.reshape(1, -1, *[1] * dims) if dims else bias
             return True
@@ -126,7 +155,8 @@ class _Cleaner:
             self._constants[result] = self._constants[constant[0]]
             return True
         if op == "BatchNormalization":
-            self._constants[result] = self._normalised(node, self._constants[node.input[0]])
+            value = self._constants[node.input[0]]
+            self._constants[result] = value if self._silent else self._normalised(node, value)
             return True
         if op == "Add":
             return self._added(node, constant)
@@ -151,6 +181,9 @@ class _Cleaner:
             self._constants[node.output[0]] = value + self._constants[constant[-1]]
             return True
         if others[0] in self._tensors:
+            if self._silent:
+                self._constants[node.output[0]] = value
+                return True
             array = self._array(self._tensors[others[0]])
             self._constants[node.output[0]] = (value + array).astype(value.dtype)
             return True

@@ -100,7 +100,7 @@ class OnnxSlicer:
         if all(mask.any() for mask in selection.values()):
             return data
         try:
-            return without_empty(data)
+            return without_empty(data, silent=True)
         except Mismatch as mismatch:
             _LOG.warning(
                 "a network without %s is exported as a whole: %s", _gone(selection), mismatch

@@ -19,9 +19,9 @@ def describe(network: Network) -> RenderableType:
         network: as `trace` gives it.
 
     Returns:
-        A table of groups (name and whether it can be removed whole, units, the layers that make their channels and those that read
-        them, and how many channels a unit is where it is not one) and a table of what is frozen,
-        by reason.
+        A table of groups (name and whether it can be removed whole, units, the layers that make
+        their channels and those that read them, and how many channels a unit is where it is not
+        one) and a table of what is frozen, by reason.
     """
     units = sum(group.units for group in network.groups)
     parts: list[RenderableType] = [

@@ -71,6 +71,8 @@ class Network:
         labels: graph node name → labels of its output (a tuple of Labels for a node with several
             outputs); placeholders of parameters and inputs are nodes too.
         parameters: dotted tensor name → its labels.
+        removable: groups that may keep no unit at all → dotted names of the biases and running
+            means that are zero then, so that the branch adds nothing.
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class Network:
     kernels: KernelGraph
     labels: Mapping[str, Labels | tuple[Labels, ...]] = field(repr=False)
     parameters: Mapping[str, Labels] = field(repr=False)
+    removable: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def dense(self) -> Candidate:
@@ -110,7 +113,7 @@ class Network:
         parts = []
         for group in self.groups:
             mask = selection.get(group.name)
-            least = 0 if group.name in self.kernels.removable else 1
+            least = 0 if group.name in self.removable else 1
             if mask is None or np.shape(mask) != (group.units,) or np.sum(mask) < least:
                 got = "none" if mask is None else f"{np.sum(mask)} kept of shape {np.shape(mask)}"
                 raise CandidateError(
@@ -119,6 +122,11 @@ class Network:
                 )
             parts.append(np.asarray(mask, dtype=bool))
         return np.concatenate([*parts, [True]])
+
+    def silenced(self, selection: Selection) -> frozenset[str]:
+        """Dotted names of the tensors that are zero because their branch is removed whole."""
+        gone = [names for group, names in self.removable.items() if not np.any(selection[group])]
+        return frozenset(name for names in gone for name in names)
 
     def kept_indices(self, selection: Selection) -> dict[str, dict[int, Ints]]:
         """Tensor name → dimension → the indices that stay, for every sliced dimension."""

@@ -1,4 +1,4 @@
-"""Groups that can be removed whole: what is left is a constant, and the network lives without."""
+"""Groups that can be removed whole: the branch adds nothing then, and the network lives without."""
 
 from __future__ import annotations
 
@@ -34,31 +34,37 @@ def removable(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
     labels: Mapping[str, Labels | tuple[Labels, ...]],
-) -> frozenset[str]:
-    """Names of the groups that may keep no unit at all.
+) -> dict[str, tuple[str, ...]]:
+    """The groups that may keep no unit at all, and what must be zero without them.
 
     Those are the inner channels of a branch: convolutions and linear layers make them, only
     BatchNorm, depthwise convolutions and element-wise functions lie between, and every layer that
-    reads them reads nothing else. Without them such a layer gives its bias, a constant, which
-    must go into a sum. And the network must still lead from its inputs to its outputs past those
-    layers: the inner width of a residual block, the hidden width of a transformer's perceptron.
-    (Veit et al. 2016, "Residual networks behave like ensembles of relatively shallow networks",
-    show that a block can be taken out with little loss.)
+    reads them reads nothing else and goes into a sum, BatchNorm or dropout between. And the
+    network must still lead from its inputs to its outputs past those layers: the inner width of a
+    residual block, the hidden width of a transformer's perceptron. (Veit et al. 2016, "Residual
+    networks behave like ensembles of relatively shallow networks", show that a block can be taken
+    out with little loss.)
+
+    Without channels such a layer gives its bias, and BatchNorm makes a constant of its own of it.
+    Set to zero, they leave the sum's other operand as it is, and a runtime has nothing to do.
 
     Args:
         program: the exported graph.
         model: the traced model, which tells what each layer is.
         groups: of the network.
         labels: graph node → labels of its output.
+
+    Returns:
+        Group → dotted names of the biases and running means behind it.
     """
-    found = set()
+    found: dict[str, tuple[str, ...]] = {}
     start = 0
     for group in groups:
         branch = _Branch(program, model, labels, start, start + group.units)
         if branch.is_plain() and branch.is_beside():
-            found.add(group.name)
+            found[group.name] = branch.shifts()
         start += group.units
-    return frozenset(found)
+    return found
 
 
 class _Branch:
@@ -81,6 +87,8 @@ class _Branch:
             for spec in program.graph_signature.input_specs
             if spec.kind == InputKind.USER_INPUT
         }
+        signature = program.graph_signature
+        self._tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self._inside = {n for n in self._ops() if self._holds(n)}
         self._readers = {
             reader for node in self._inside for reader in node.users if reader not in self._inside
@@ -106,15 +114,34 @@ class _Branch:
         output = next(n for n in self._graph.nodes if n.op == "output")
         return all(n in seen for n in output.all_input_nodes)
 
+    def shifts(self) -> tuple[str, ...]:
+        """Names of the tensors that shift what the reading layers give, up to the sum."""
+        found = []
+        for reader in self._readers:
+            nodes = self._behind(reader) or ()
+            given = [n for step in nodes for n in (_argument(step, "bias"), _mean(step))]
+            found += [self._tensors[n.name] for n in given if n is not None]
+        return tuple(sorted(found))
+
     def _goes_into_sum(self, node: fx.Node) -> bool:
-        """Whether what a layer gives is added to something, BatchNorm or dropout between."""
+        """Whether what a layer gives is added to something, and all that shifts it is known."""
+        nodes = self._behind(node)
+        if nodes is None:
+            return False
+        given = [n for step in nodes for n in (_argument(step, "bias"), _mean(step))]
+        return all(n is None or n.name in self._tensors for n in given)
+
+    def _behind(self, node: fx.Node) -> list[fx.Node] | None:
+        """A layer and the BatchNorm behind it, up to a sum; None where it goes elsewhere."""
+        found = [node]
         while len(node.users) == 1:
             node = next(iter(node.users))
             if _op(node) in ("add", "add_"):
-                return len(node.all_input_nodes) == 2
+                return found if len(node.all_input_nodes) == 2 else None
             if _op(node) not in ("batch_norm", "dropout", "dropout_"):
-                return False
-        return False
+                return None
+            found.append(node)
+        return None
 
     def _ops(self) -> Iterable[fx.Node]:
         return (n for n in self._graph.nodes if n.op == "call_function")
@@ -173,6 +200,19 @@ class _Branch:
             return False
         zeros = getattr(module, "padding_mode", "zeros") == "zeros"
         return type(module) in _MODULES and zeros
+
+
+def _argument(node: fx.Node, name: str) -> fx.Node | None:
+    """A tensor that an op is given by this name."""
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            value = node.args[position] if position < len(node.args) else node.kwargs.get(name)
+            return value if isinstance(value, fx.Node) else None
+    return None
+
+
+def _mean(node: fx.Node) -> fx.Node | None:
+    return _argument(node, "running_mean")
 
 
 def _op(node: fx.Node) -> str:

@@ -62,6 +62,7 @@ def trace(
     groups = channel_groups(units, parameters, raw, found.atoms.consumed)
     labels = _labels(found, units)
     kernels = kernel_graph(exported, found, units, parameters)
+    removed = removable(exported.program, exported.model, groups, labels)
     return Network(
         model=model,
         program=exported.program,
@@ -69,11 +70,10 @@ def trace(
         example_kwargs=kwargs,
         groups=groups,
         frozen=units.frozen,
-        kernels=replace(
-            kernels, removable=removable(exported.program, exported.model, groups, labels)
-        ),
+        kernels=replace(kernels, removable=frozenset(removed)),
         labels=labels,
         parameters=parameters,
+        removable=removed,
     )
 
 

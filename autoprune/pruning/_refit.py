@@ -46,6 +46,7 @@ class Refit:
         self.network = network
         self.keep = network.keep(selection)
         self.kept = kept = network.kept_indices(selection)
+        self.silenced = network.silenced(selection)
         changed = altered(network, self.keep)
         changes = {r.node: r for r in rewrites(network, self.keep)}
         self.find = lookup(pruned)
@@ -68,6 +69,7 @@ class Refit:
             for node, mean in owner.means.items()
             if node in changed
             and node not in self.layers
+            and mean.bias not in self.silenced
             and whole(network, node, mean.channel, self.keep)
         }
         nodes = order(network, tuple(self.layers.values()), (*self.norms, *self.biased))
@@ -132,6 +134,8 @@ class Refit:
         for value in self.walk.values(arguments["input"]):
             running.add(value)
         mean_name, var_name = (self.owner._names[n.name] for n in names)
+        if mean_name in self.silenced:
+            return
         kept = self.kept.get(mean_name, {}).get(0)
         dense = self.owner._statistics[node]
         running.shift(self.find(mean_name), self.find(var_name), since=dense, kept=kept)
@@ -155,8 +159,6 @@ class Refit:
         weight, groups = layer.read(self.find, self.walk)
         can_shift = layer.bias is not None or layer.shift is not None
         if not weight.numel():
-            if can_shift and len(weight):
-                self._center(layer, weight)
             return
         outputs = len(weight) // groups
         moments = Moments(can_shift)
@@ -176,23 +178,8 @@ class Refit:
             self._shift(layer, fitted.flatten() - offset, scale, usable)
         layer.write(self.find, as_weight(matrix, weight.shape), groups)
 
-    def _center(self, layer: Consumer, weight: Tensor) -> None:
-        """Let a layer that reads nothing any more give its targets' mean."""
-        total, rows = torch.zeros(len(weight), dtype=torch.float64), 0
-        for _, _, y in self._targets(layer):
-            total += y.sum(0).double()
-            rows += len(y)
-        scale, offset = affine(self.walk, layer, layer.node, layer.chain, weight)
-        usable = scale.abs() > 1e-6 * scale.abs().max().clamp_min(1e-30)
-        self._shift(layer, (total / max(rows, 1)).to(offset) - offset, scale, usable)
-
     def _regression(self, layer: Consumer, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (groups, rows, inputs) and targets (rows, outputs) of each batch."""
-        for batch, places, y in self._targets(layer):
-            yield patches(self.walk.value(layer.input, batch), layer.window, places, groups), y
-
-    def _targets(self, layer: Consumer) -> Iterator[tuple[int, Positions, Tensor]]:
-        """Number of each batch, positions in the pruned output, and targets (rows, outputs)."""
         labels: Any = self.network.labels[layer.target.name]
         masks: list[Keep | None] = [None if label is None else self.keep[label] for label in labels]
         channels = masks.pop(layer.channel)
@@ -205,7 +192,7 @@ class Refit:
             y = y[:, torch.from_numpy(channels)] if channels is not None else y.clone()
             if layer.other is not None:
                 y -= at(self.walk.value(layer.other, batch), layer.channel, places)
-            yield batch, places, y
+            yield patches(self.walk.value(layer.input, batch), layer.window, places, groups), y
 
     def _shift(self, layer: Consumer, amount: Tensor, scale: Tensor, usable: Tensor) -> None:
         """Set what makes the intercept: the layer's own bias, or one behind it."""

@@ -2,12 +2,12 @@
 
 torch runs linear layers of no inputs or outputs, but neither convolutions nor BatchNorm. A
 convolution that makes no channel gives an empty tensor of the right size; one that reads none
-gives its bias everywhere.
+gives its bias everywhere, which is set to zero where a branch is removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -120,6 +120,17 @@ def settle(model: nn.Module) -> None:
         width = getattr(module, "num_features", 1)
         if width == 0 or (tensor is not None and not tensor.numel()):
             module.__class__ = kind
+
+
+def silence(model: nn.Module, names: Iterable[str]) -> None:
+    """Set biases and running means of a removed branch to zero, for good: none is trained on."""
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        tensor: Tensor = getattr(model.get_submodule(path), attribute)
+        with torch.no_grad():
+            tensor.zero_()
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(False)
 
 
 def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

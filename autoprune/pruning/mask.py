@@ -14,6 +14,7 @@ from autoprune.pruning._copy import copy_module
 from autoprune.pruning._sites import Keep, arguments_of, op_name
 from autoprune.pruning._statistics import STATISTICS, mask_of, masked
 from autoprune.pruning._tensors import exchanged, named_tensors, zeroed
+from autoprune.pruning.empty import silence
 from autoprune.pruning.graph_module import GraphNetwork
 from autoprune.pruning.importance import Importance
 from autoprune.pruning.selection import as_selection
@@ -41,6 +42,7 @@ def mask(
     keep = network.keep(selection)
     kept = network.kept_indices(selection)
     copy = copy_module(network.model, dict(exchanged(named_tensors(network.model), kept, zeroed)))
+    silence(copy, network.silenced(selection))
     masks = _masks(network, keep)
     if not masks:
         return copy

@@ -20,7 +20,7 @@ from autoprune.pruning._patches import guesses, is_own, known, set_all
 from autoprune.pruning._reads import reads_widths
 from autoprune.pruning._sites import Rewrite, Scaled, module_stack, op_name
 from autoprune.pruning._tensors import Kept, exchanged, named_tensors, sliced
-from autoprune.pruning.empty import settle
+from autoprune.pruning.empty import settle, silence
 from autoprune.pruning.graph_module import GraphNetwork
 from autoprune.pruning.importance import Importance
 from autoprune.pruning.mask import mask
@@ -89,6 +89,7 @@ def _made(network: Network, selection: Selection, *, as_graph: bool) -> nn.Modul
     patches, uncertain = _known_patches(new, kept, changes, _widths(network, keep))
     set_all(new, patches)
     settle(new)
+    silence(new, network.silenced(selection))
     guessed: list[Patch] = []
     if as_graph:
         result: nn.Module = _graph(network, new, changes, uncertain)

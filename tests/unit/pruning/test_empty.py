@@ -35,8 +35,21 @@ def test_a_removed_branch_is_the_masked_network_s(name, which):
     pruned = prune(network, candidate, check=False)
     wanted = mask(network, candidate)(*inputs)
     assert torch.allclose(pruned(*inputs), wanted, atol=1e-6)
+    assert torch.allclose(pruned(*inputs), _skipping(model, network, candidate)(*inputs), atol=1e-6)
     assert sum(p.numel() for p in pruned.parameters()) == _counted(network, candidate)
     assert type(pruned) is type(model)
+
+
+def _skipping(model, network, candidate):
+    """The dense network with shortcuts alone in place of the blocks that go."""
+    model = copy.deepcopy(model)
+    for name in (n for n, count in candidate.items() if not count):
+        block = model.get_submodule(name.split(".")[0])
+        if isinstance(block, branches.Block):
+            block.forward = lambda x, block=block: torch.relu(block.shortcut(x))
+        else:
+            block.forward = lambda x: x
+    return model
 
 
 def _counted(network, candidate):
@@ -57,7 +70,7 @@ def test_it_trains_and_is_copied_and_saved(tmp_path):
         assert torch.equal(other.eval()(*inputs), pruned(*inputs))
     twin.train()
     twin(*inputs).sum().backward()
-    assert twin[1].bn2.bias.grad.abs().sum() > 0
+    assert twin[1].bn2.bias.grad is None  # it stays zero
     assert twin[2].conv1.weight.grad.abs().sum() > 0
 
 
@@ -88,7 +101,8 @@ def test_a_traced_op_is_called_with_any_form_of_its_settings(padding):
     full = [padding, padding] if isinstance(padding, int) else padding
     wanted = op(x, weight, None, [1, 1], full)
     got = call(op, (x[:, :0], weight[:, :0], None, [1, 1], full), {})
-    assert got.shape == wanted.shape and not got.any()
+    assert got.shape == wanted.shape
+    assert not got.any()
 
 
 def test_with_channels_it_is_an_ordinary_convolution():
@@ -100,14 +114,20 @@ def test_with_channels_it_is_an_ordinary_convolution():
 
 
 @pytest.mark.parametrize("name", branches.WITH)
-def test_refitting_makes_up_for_a_removed_branch(name):
+def test_the_layers_behind_a_removed_branch_are_refitted(name):
     model, inputs = branches.WITH[name]()
     generator = torch.Generator().manual_seed(3)
-    batches = [torch.randn(24, *inputs[0].shape[1:], generator=generator) for _ in range(3)]
+    batches = [torch.randn(32, *inputs[0].shape[1:], generator=generator) for _ in range(4)]
     network = trace(model, inputs)
-    selection = select(network, _without(network, sorted(network.kernels.removable)[0]))
+    first = sorted(network.kernels.removable)[0]
+    selection = select(network, _without(network, first))
     pruned = apply(network, selection)
     dense, before = model(batches[-1]), pruned(batches[-1])
-    Reconstructor(network, batches[:-1]).apply(pruned, selection)
+    refitted = Reconstructor(network, batches[:-1]).apply(pruned, selection)
+    assert any(weight.startswith("2.") for weight in refitted)
     after = pruned(batches[-1])
-    assert (after - dense).square().mean() < 0.5 * (before - dense).square().mean()
+    assert (after - dense).square().mean() < 0.8 * (before - dense).square().mean()
+    # The branch still adds nothing, so that no runtime need run it.
+    silenced = network.silenced(selection)
+    state = pruned.state_dict()
+    assert all(not state[name].any() for name in silenced)
