@@ -51,9 +51,11 @@ def autocorrelation(series: Sequence[Floats]) -> float:
             counts.append(count)
     if not counts:
         return 0.0
+    total = sum(counts)
     raw = float(np.average(found, weights=counts))
     rho = min(max(raw + (1 + 4 * raw) / float(np.mean(counts)), -MOST), MOST)
-    return min(max(rho + 0.5 * math.sqrt((1 - rho * rho) / sum(counts)), 0.0), MOST)
+    rho += 0.5 * math.sqrt((1 - rho * rho) / total)
+    return min(max(rho, 0.0), MOST, total / (total + 12))  # a few values can't tell a large one
 
 
 def _fences(values: Floats) -> tuple[float, float]:
@@ -76,7 +78,7 @@ def _widening(count: int, rho: float, confidence: float) -> float:
     degrees of freedom.
     """
     inflation = (1 + rho) / (1 - rho)
-    freedom = max(count / inflation - 1, 1.0)
+    freedom = max((count - 1) / inflation, 1.0)
     spread = math.sqrt((count - 1) / max(count - inflation, 1.0))
     quantiles = _student(confidence, round(freedom, 1)) / _student(confidence, count - 1)
     return math.sqrt(inflation) * spread * quantiles
