@@ -136,7 +136,7 @@ def make(runtime: str, threads: int, options: Mapping[str, Any]) -> Runtime:
     Args:
         runtime: "onnxruntime-" and an execution provider, or "openvino-cpu".
         threads: of it.
-        options: what else it is told, as `ssh_options.runtime_options` writes it.
+        options: what else it is told, `ssh_options.RemoteRuntime.options`.
 
     Raises:
         ProfilerError: it is not there, or can't compute so.

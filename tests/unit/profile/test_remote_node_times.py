@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from autoprune.core.errors import ProfilerError
 from autoprune.profile import replies
 from autoprune.profile.agent import Agent, packed
-from autoprune.profile.ssh_options import runtime_options
+from autoprune.profile.ssh_options import RemoteRuntime
 from autoprune.testing.profilers import conv_artifact
 
 NODES = [{"name": "a", "op": "Conv", "input_shapes": [[1, 2]]}, {"name": "b", "op": "Relu"}]
@@ -58,7 +58,8 @@ def test_the_agent_profiles_as_many_runs_as_it_is_asked_for(runtime, tmp_path):
     ((name, array),) = artifact.inputs.items()
     source = io.BytesIO(artifact.onnx + array.tobytes())
     agent = Agent(source)
-    agent.start(runtime, 1, runtime_options(runtime, "fp32", "all"), str(tmp_path), 1 << 20)
+    options = RemoteRuntime(runtime, "fp32", "all", {}, True).options
+    agent.start(runtime, 1, options, "", {}, str(tmp_path), 1 << 20)
     digests = []
     for data in (artifact.onnx, array.tobytes()):
         digests.append(hashlib.sha256(data).hexdigest())
