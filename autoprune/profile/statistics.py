@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+#: Values up to which the distribution of the signed-rank statistic is counted out.
+EXACT = 100
 #: Of autocorrelations: more can't be told from a drift.
 MOST = 0.8
 
 
 @lru_cache(maxsize=512)
 def _signed_rank_tail(count: int, alpha: float) -> int:
-    """The largest k with P(T <= k) <= alpha / 2 for Wilcoxon's signed-rank T, or -1."""
+    """The largest k with P(T <= k) <= alpha / 2 for Wilcoxon's signed-rank T, or -1.
+
+    Beyond `EXACT` values from the normal distribution that T tends to.
+    """
+    if count > EXACT:
+        mean, variance = count * (count + 1) / 4, count * (count + 1) * (2 * count + 1) / 24
+        return math.floor(mean - 0.5 + NormalDist().inv_cdf(alpha / 2) * math.sqrt(variance))
     ways = np.zeros(count * (count + 1) // 2 + 1)
     ways[0] = 1.0
     for rank in range(1, count + 1):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.profile import statistics
 from autoprune.profile.statistics import autocorrelation, robust_mean
 
 
@@ -107,3 +108,19 @@ def test_the_estimate_lies_in_its_interval_and_moves_with_the_values(values, con
     assert low <= centre <= high
     assert min(values) <= centre <= max(values)
     assert robust_mean([v + 8 for v in values], confidence)[0] == pytest.approx(centre + 8)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.05, 0.01])
+def test_the_tail_of_many_values_goes_on_from_that_of_few(alpha, monkeypatch):
+    counted = statistics._signed_rank_tail(statistics.EXACT, alpha)
+    monkeypatch.setattr(statistics, "EXACT", 10)
+    statistics._signed_rank_tail.cache_clear()
+    assert statistics._signed_rank_tail(100, alpha) == pytest.approx(counted, rel=0.005)
+    statistics._signed_rank_tail.cache_clear()
+
+
+def test_a_reference_that_was_visited_thousands_of_times():
+    values = np.random.default_rng(0).normal(1.0, 0.05, 1500)
+    mean, low, high = robust_mean(values, 0.95)
+    assert low < mean < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.05 / np.sqrt(1500), rel=0.2)
