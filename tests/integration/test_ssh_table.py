@@ -42,7 +42,7 @@ def test_a_table_of_another_machine_and_a_search_with_it(server, tmp_path, monke
     common = [*NETWORK, "--device", address]
     table = tmp_path / "table.jsonl"
     shown, status = run(
-        monkeypatch, capfd, "profile", *common, "--candidates", 8, "--timeout", 40, "--out", table
+        monkeypatch, capfd, "profile", *common, "--candidates", 8, "--out", table
     )  # fmt: skip
     assert status == 0, shown.err
     assert cut.cuts == 1
