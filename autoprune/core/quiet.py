@@ -11,10 +11,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Send what C or C++ code prints to the standard error instead.
+    """Discard what C or C++ code prints to the standard output, and Python with it.
 
-    Standard output may be read by a program (`--json`). Python's own prints go the same way while
-    it lasts.
+    It may be read by a program (`--json`), and a progress display has no use for it either.
     """
     try:
         ours = os.dup(1)
@@ -23,7 +22,9 @@ def quiet_stdout() -> Iterator[None]:
         return
     _flush()
     try:
-        os.dup2(2, 1)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
         yield
     finally:
         _flush()

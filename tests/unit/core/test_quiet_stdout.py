@@ -19,10 +19,10 @@ libc.fflush(None)
 """
 
 
-def test_what_c_code_prints_goes_to_the_standard_error():
+def test_what_c_code_prints_is_not_seen():
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines() == ["before", "after", "C again"]
-    assert sorted(run.stderr.splitlines()) == ["from C", "from Python"]
+    assert not run.stderr
 
 
 def test_it_does_without_a_standard_output():
