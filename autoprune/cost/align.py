@@ -16,7 +16,8 @@ import numpy as np
 from autoprune.core.cost import Floats
 from autoprune.core.device import KernelTime
 from autoprune.core.workload import Ints
-from autoprune.cost.layout import HEAVY, Layout
+from autoprune.cost.layout import Layout
+from autoprune.cost.signatures import HEAVY
 
 #: Kinds of heavy runtime nodes, by a pattern on the runtime's op type.
 _KINDS = (

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from autoprune.core.workload import Ints
 
 if TYPE_CHECKING:
-    from autoprune.cost.layout import KernelLayout
+    from autoprune.cost.signatures import KernelLayout
 
 #: Flags of a kernel: whether what made its input, and what made the tensor that is added to its
 #: output, reads a ragged number of channels.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from autoprune.cost.layout import KernelLayout
+    from autoprune.cost.signatures import KernelLayout
 
 #: Behind the signature of a kernel without channels, or fused into one with channels.
 EMPTY = " without channels"

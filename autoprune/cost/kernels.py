@@ -17,8 +17,9 @@ from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.context import FLAGS
 from autoprune.cost.emptied import EMPTY
-from autoprune.cost.layout import HEAVY, KernelLayout, Layout
+from autoprune.cost.layout import Layout
 from autoprune.cost.pooling import Pool, Run, pool, run_scales
+from autoprune.cost.signatures import HEAVY, KernelLayout
 from autoprune.cost.staircase import Staircase
 from autoprune.cost.unseen import UnseenKernels
 

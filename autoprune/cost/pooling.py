@@ -12,7 +12,8 @@ import numpy.typing as npt
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.emptied import EMPTY
-from autoprune.cost.layout import KernelLayout, Layout
+from autoprune.cost.layout import Layout
+from autoprune.cost.signatures import KernelLayout
 
 #: Usual relative deviations: of one kernel in one run, and of a whole run from the others.
 _KERNEL_NOISE, _DRIFT = 0.03, 0.05

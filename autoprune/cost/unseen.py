@@ -19,9 +19,10 @@ from autoprune.core.errors import TableError
 from autoprune.core.workload import Ints
 from autoprune.cost.context import FLAGS
 from autoprune.cost.emptied import EMPTY
-from autoprune.cost.layout import HEAVY, KernelLayout, work
+from autoprune.cost.layout import work
 from autoprune.cost.pooling import Pool
 from autoprune.cost.shapes import KernelShapes, ShapeModel
+from autoprune.cost.signatures import HEAVY, KernelLayout
 from autoprune.cost.staircase import fit_nonnegative
 
 #: Relative standard deviations of what the family, or only all kernels together, say; and of what

@@ -9,7 +9,8 @@ import numpy as np
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.kernels import KernelSums
-from autoprune.cost.layout import HEAVY, Layout, work
+from autoprune.cost.layout import Layout, work
+from autoprune.cost.signatures import HEAVY
 
 #: Blocks of channels whose work an end-to-end fit may choose between, and what an element read or
 #: written weighs against a multiply-accumulate.

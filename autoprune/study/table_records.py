@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.workload import Ints
-from autoprune.cost.layout import HEAVY
+from autoprune.cost.signatures import HEAVY
 from autoprune.cost.table import LatencyTable
 
 #: A network is as quick as another where the table's ratios differ by less than this.

@@ -7,7 +7,8 @@ import tiny_task
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
 from autoprune.cost.align import charge
-from autoprune.cost.layout import HEAVY, Layout
+from autoprune.cost.layout import Layout
+from autoprune.cost.signatures import HEAVY
 from autoprune.export import export_onnx, input_arrays
 from autoprune.graph import trace
 from autoprune.profile import chunks, onnxruntime_sessions

@@ -9,7 +9,8 @@ import torch
 from autoprune.core.device import Artifact, MeasuringProtocol, ModuleCall
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.cost.align import charge
-from autoprune.cost.layout import HEAVY, Layout
+from autoprune.cost.layout import Layout
+from autoprune.cost.signatures import HEAVY
 from autoprune.graph import trace
 from autoprune.profile import pytorch
 from autoprune.profile.pytorch import PyTorchProfiler, own_code
