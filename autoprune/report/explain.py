@@ -89,6 +89,11 @@ def sums(data: Mapping[str, Any]) -> list[str]:
     dense, pruned = data["dense_ms"], data["pruned_ms"]
     how = "measured" if data["source"] == "measured" else "by the latency table's records"
     lines = [f"{dense:.4g} ms dense, {pruned:.4g} ms pruned ({data['ratio']:.3f}x), {how}"]
+    if data["removed"]:
+        gone = data["removed"]
+        lines.append(
+            f"removed whole, {sum(gone.values()):.4g} ms of the dense network: {', '.join(gone)}"
+        )
     nothing = [row for row in rows if row["no_faster"]]
     if nothing:
         lines.append(

@@ -150,6 +150,7 @@ def _from_measured(
             for name in works[0]
             if name in dense and name in pruned and name in works[1]
         ],
+        "removed": _removed(works, {name: time.latency_ms for name, time in dense.items()}),
     }
 
 
@@ -176,6 +177,7 @@ def _from_table(
         pair for name, (d, p) in both.items() for pair in ((d, works[0][name]), (p, works[1][name]))
     ]
     rates = Rates.of(pairs, ())
+    gone = _removed(works, {name: dense for name, (dense, _) in times.items()})
     dense_ms = sum(dense for dense, _ in times.values())
     pruned_ms = sum(pruned for _, pruned in times.values())
     return {
@@ -190,7 +192,13 @@ def _from_table(
             "launch_us": None,
         },
         "layers": [_layer(name, works, *both[name], rates) for name in works[0] if name in both],
+        "removed": gone,
     }
+
+
+def _removed(works: list[dict[str, LayerWork]], dense_ms: Mapping[str, float]) -> dict[str, float]:
+    """Layer that the pruned network does without → its time in the dense network."""
+    return {n: dense_ms[n] for n in works[0] if n in dense_ms and n not in works[1]}
 
 
 def _layer(
