@@ -31,6 +31,9 @@ _EXTRAPOLATED = 2
 #: their signature; outside the range.
 _NOISE, _BETWEEN, _OUTSIDE = 0.005, 0.03, 0.1
 
+#: Mean, standard deviation and index into `SOURCES`.
+Times = tuple[Floats, Floats, npt.NDArray[np.intp]]
+
 
 @dataclass(frozen=True, eq=False)
 class KernelSums:
@@ -95,20 +98,16 @@ class KernelModel:
         emptied = layout.emptied(kept)
         for signature, indices in layout.by_signature.items():
             gone = emptied[:, indices]
-            x = layout.shapes(indices, kept)
-            found = self._times(signature, [layout.kernels[i] for i in indices], x)
-            factor = np.array(
-                [self._factors.get((layout.fingerprint, int(i)), 1.0) for i in indices]
-            )
+            cases: list[tuple[str, npt.NDArray[np.bool_] | None]] = [(signature, None)]
             if gone.any():
-                rest = self._times(signature + EMPTY, [layout.kernels[i] for i in indices], x)
-                if rest is not None:
-                    parts[:, column.get(signature + EMPTY, -1)] += (rest[0] * gone).sum(axis=1)
-                    variance += (rest[1] * gone).sum(axis=1) ** 2
-                    np.maximum(source, (rest[2] * gone).max(axis=1), out=source)
-            if found is not None:
-                mean, std, rank = (np.where(gone, 0, values) for values in found)
-                parts[:, column.get(signature, -1)] += mean @ factor
+                cases = [(signature, ~gone), (signature + EMPTY, gone)]
+            for name, where in cases:
+                if self._takes_none(name, layout.kernels[indices[0]]):
+                    continue
+                mean, std, rank = self._times(name, layout, indices, kept)
+                if where is not None:
+                    mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
+                parts[:, column.get(name, -1)] += mean @ self._factor(layout, indices, name)
                 # Errors of one signature go together; those of different ones do not.
                 variance += std.sum(axis=1) ** 2
                 np.maximum(source, rank.max(axis=1), out=source)
@@ -119,29 +118,32 @@ class KernelModel:
         """Whether candidates were timed in which groups had been removed whole."""
         return any(signature.endswith(EMPTY) for signature in self._curves)
 
-    def _times(
-        self, signature: str, kernels: Sequence[KernelLayout], x: Ints
-    ) -> tuple[Floats, Floats, npt.NDArray[np.intp]] | None:
-        """Mean, standard deviation and source, each (N, K), of kernels; None where all are 0.
+    def _factor(self, layout: Layout, indices: npt.NDArray[np.intp], signature: str) -> Floats:
+        """(K,) each kernel's time against its signature's."""
+        if signature.endswith(EMPTY):
+            return np.ones(len(indices))
+        keys = [(layout.fingerprint, int(i)) for i in indices]
+        return np.array([self._factors.get(key, 1.0) for key in keys])
 
-        Args:
-            signature: of them all, with `EMPTY` behind it or not.
-            kernels: K of them.
-            x: (N, K, D + FLAGS) their shapes.
-        """
+    def _takes_none(self, signature: str, kernel: KernelLayout) -> bool:
+        """Whether kernels of a signature (with `EMPTY` behind it or not) take no time."""
+        if signature in self._curves:
+            return self._curves[signature] is None
+        if signature.endswith(EMPTY):
+            return kernel.op in HEAVY  # without channels it is not run
+        return self._unseen.free(kernel)
+
+    def _times(
+        self, signature: str, layout: Layout, indices: npt.NDArray[np.intp], kept: Ints
+    ) -> Times:
+        """Of kernels of one signature (with `EMPTY` behind it or not) that take time, (N, K)."""
+        x = layout.shapes(indices, kept)
+        empty = signature.endswith(EMPTY)
         curve = self._curves.get(signature)
         if curve is not None:
-            return curve.predict(np.maximum(x, 1) if signature.endswith(EMPTY) else x)
-        if signature in self._curves:
-            return None  # it took no time of its own
-        if signature.endswith(EMPTY):
-            if kernels[0].op in HEAVY:
-                return None  # without channels it is not run
-            mean, std = self._unseen.alone(kernels, x)
-        elif self._unseen.free(kernels[0]):
-            return None
-        else:
-            mean, std = self._unseen.predict(kernels, x)
+            return curve.predict(np.maximum(x, 1) if empty else x)
+        kernels = [layout.kernels[i] for i in indices]
+        mean, std = (self._unseen.alone if empty else self._unseen.predict)(kernels, x)
         return mean, std, np.full(mean.shape, _EXTRAPOLATED, dtype=np.intp)
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
@@ -194,10 +196,9 @@ class _Lookup:
     def __init__(self, curve: Staircase) -> None:
         self.curve = curve
         self._codes = np.zeros(0, dtype=np.int64)
-        self._values: tuple[Floats, Floats, npt.NDArray[np.intp]]
-        self._values = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)
+        self._values: Times = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)
 
-    def predict(self, x: Ints) -> tuple[Floats, Floats, npt.NDArray[np.intp]]:
+    def predict(self, x: Ints) -> Times:
         """Mean, standard deviation and source, each (N, K), of (N, K, D) channel counts."""
         n, k, d = x.shape
         flat = x.reshape(n * k, d)
@@ -227,7 +228,7 @@ class _Lookup:
         )
         self._values = mean, std, rank
 
-    def _compute(self, shapes: Ints) -> tuple[Floats, Floats, npt.NDArray[np.intp]]:
+    def _compute(self, shapes: Ints) -> Times:
         mean, std = self.curve.predict(shapes)
         known, inside = self.curve.measured(shapes), self.curve.inside(shapes)
         rank = np.where(known, 0, np.where(inside, 1, _EXTRAPOLATED))

@@ -98,12 +98,12 @@ class Layout:
             kept: (N, G) kept units.
         """
         own = np.zeros((len(kept), len(self.kernels)), dtype=bool)
-        gone = np.flatnonzero((kept == 0).any(axis=0))
-        if not len(gone):
+        if not (kept == 0).any():
             return own
-        for index, kernel in enumerate(self.kernels):
-            if any(group in row for row in kernel.weight for group in gone):
-                own[:, index] = (self.channels([index], kept)[:, 0] == 0).any(axis=1)
+        base, weight, of = self._rows
+        empty = base + kept @ weight.T == 0
+        for row in np.flatnonzero(empty.any(axis=0)):
+            own[:, of[row]] |= empty[:, row]
         return spread(own, self._chains)
 
     @cached_property
@@ -113,6 +113,21 @@ class Layout:
     @cached_property
     def _makers(self) -> npt.NDArray[np.intp]:
         return makers(self.kernels, HEAVY)
+
+    @cached_property
+    def _rows(self) -> tuple[Ints, Ints, list[int]]:
+        """Of every channel count: (R,) base, (R, G) weight, and its kernel's index."""
+        rows = [
+            (index, base, row)
+            for index, kernel in enumerate(self.kernels)
+            for base, row in zip(kernel.base, kernel.weight, strict=True)
+        ]
+        weight = np.zeros((len(rows), len(self.groups)), dtype=np.int64)
+        for at, (_, _, row) in enumerate(rows):
+            for group, value in row.items():
+                weight[at, group] = value
+        base = np.array([base for _, base, _ in rows], dtype=np.int64)
+        return base, weight, [index for index, _, _ in rows]
 
     @cached_property
     def _inputs(self) -> tuple[Ints, Ints]:
