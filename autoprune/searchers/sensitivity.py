@@ -12,7 +12,7 @@ from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError
 from autoprune.core.workload import Ints
 from autoprune.searchers.programme import Programme
-from autoprune.space.profiles import exponents, profile_levels
+from autoprune.space.profiles import known_profiles
 from autoprune.space.projection import Oracle
 from autoprune.space.space import SearchSpace
 
@@ -115,8 +115,7 @@ def best_by(
     Returns:
         (n,) levels of each.
     """
-    profiles = (profile_levels(oracle, exponent) for _, exponent in exponents(oracle.space))
-    starts = [levels for levels in profiles if levels is not None][:2]
+    starts = known_profiles(oracle)[:2]
     if not starts:
         return []
     programme, table = Programme(oracle), loss_table(oracle.space, losses)

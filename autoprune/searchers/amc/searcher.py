@@ -21,7 +21,7 @@ from autoprune.searchers.amc.walk import FEATURES, Walk
 from autoprune.searchers.amc.warm import warm_start_from
 from autoprune.searchers.base import SearchContext, SearcherState
 from autoprune.searchers.proposing import ProposingSearcher
-from autoprune.space.profiles import exponents, profile_levels
+from autoprune.space.profiles import known_profiles
 
 #: Best episodes that are explored around.
 ELITES = 4
@@ -166,9 +166,7 @@ class AmcSearcher(ProposingSearcher):
         """Profiles; without a use for the whole budget, the uniform candidate alone."""
         if not self._fill:
             return [self._hold(self.space.units.astype(np.float64), fill="target")]
-        found = (profile_levels(self.oracle, exponent) for _, exponent in exponents(self.space))
-        most = max(1, (self.context.trials or 400) // 10)
-        return [levels for levels in found if levels is not None][:most]
+        return known_profiles(self.oracle)[: max(1, (self.context.trials or 400) // 10)]
 
     def _propose(self) -> Ints | None:
         # A warm agent's own episode comes first: it may be better than any profile.
