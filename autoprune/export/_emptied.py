@@ -14,9 +14,10 @@ import numpy as np
 
 from autoprune.export._graphs import Array, Mismatch
 
-_CONSTANT = {"Identity", "Cast", "CastLike", "Dropout"}
+#: Ops that give a constant back as it is.
+_IDENTITY = {"Identity", "Cast", "CastLike", "Dropout"}
 #: Element-wise ops of one tensor that may lie within a branch.
-_UNARY = _CONSTANT | {
+_UNARY = _IDENTITY | {
     "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Softplus", "Clip", "HardSwish",
     "HardSigmoid", "Sigmoid", "Tanh", "Erf", "Mish", "QuickGelu", "Swish", "Sqrt", "Pow",
 }  # fmt: skip
@@ -136,7 +137,7 @@ class _Cleaner:
         if (op in _UNARY and first in self._empty) or op == "BatchNormalization":
             self._empty.update(name for name in node.output if name)
             return True
-        if op in _BINARY and len(empty) <= len(node.input):
+        if op in _BINARY:
             self._empty.add(result)
             return True
         raise Mismatch(f"node {node.name!r} ({op}) would be left without channels")
@@ -151,7 +152,7 @@ class _Cleaner:
     def _fold(self, node: Any, constant: list[str]) -> bool:
         """A node that reads a value that is constant now."""
         op, result = node.op_type, node.output[0]
-        if op in _CONSTANT:
+        if op in _IDENTITY:
             self._constants[result] = self._constants[constant[0]]
             return True
         if op == "BatchNormalization":

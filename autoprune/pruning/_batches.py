@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from autoprune.core.errors import ConfigError
+from autoprune.core.errors import ConfigError, SurgeryError
 
 #: Positional and keyword arguments of one forward pass.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -45,3 +46,47 @@ def as_calls(batches: Iterable[Any]) -> list[Call]:
     if not calls:
         raise ConfigError("calibration needs at least one batch of inputs, got none")
     return calls
+
+
+def flat_inputs(program: ExportedProgram, call: Call) -> dict[str, Any]:
+    """Placeholder of a user input → its value.
+
+    Mappings are matched by their keys, in whatever order these stand; an input that was traced as
+    a positional one may be given by its name, and the other way round where there is one only.
+
+    Raises:
+        SurgeryError: the inputs are not structured like the ones that were traced.
+    """
+    spec = program.call_spec.in_spec
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    labels = _labels(spec, names)
+    positional = spec.child(0).num_children
+    args, kwargs = call
+    known = dict(zip(labels, args, strict=False)) | kwargs
+    fits = len(args) <= max(positional, 1 if len(labels) == 1 else 0)
+    if fits and len(args) + len(kwargs) == len(known) and set(known) == set(labels):
+        ordered = [known[label] for label in labels]
+        named = dict(zip(labels[positional:], ordered[positional:], strict=True))
+        try:
+            leaves = spec.flatten_up_to((tuple(ordered[:positional]), named))
+        except ValueError:  # lists or mappings that hold something else
+            leaves = []
+        if len(leaves) == len(names):
+            return dict(zip(names, leaves, strict=True))
+    got = ", ".join([type(value).__name__ for value in args] + list(kwargs))
+    how = "inputs alone" if positional else "a mapping of these names"
+    raise SurgeryError(
+        f"a calibration batch must hold the {len(names)} inputs that the network was traced with "
+        f"({', '.join(names)}), got {len(args) + len(kwargs)} ({got}); give {how}, without labels"
+    )
+
+
+def _labels(spec: Any, names: list[str]) -> list[str]:
+    """What the inputs of a traced network are called: positional ones first, then keywords."""
+    labels, at = [], 0
+    for index in range(spec.child(0).num_children):
+        child = spec.child(0).child(index)
+        named = child.is_leaf() and names.count(names[at]) == 1  # each None is called None
+        labels.append(names[at] if named else f"({index})")
+        at += child.num_leaves
+    return [*labels, *map(str, spec.child(1).context or ())]

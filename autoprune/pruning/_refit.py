@@ -130,12 +130,12 @@ class Refit:
         names = [arguments[n] for n in ("running_mean", "running_var")]
         if not all(isinstance(n, fx.Node) and n.name in self.owner._names for n in names):
             return
-        running = Running()
-        for value in self.walk.values(arguments["input"]):
-            running.add(value)
         mean_name, var_name = (self.owner._names[n.name] for n in names)
         if mean_name in self.silenced:
             return
+        running = Running()
+        for value in self.walk.values(arguments["input"]):
+            running.add(value)
         kept = self.kept.get(mean_name, {}).get(0)
         dense = self.owner._statistics[node]
         running.shift(self.find(mean_name), self.find(var_name), since=dense, kept=kept)
@@ -157,9 +157,9 @@ class Refit:
 
     def _refit(self, layer: Consumer) -> None:
         weight, groups = layer.read(self.find, self.walk)
-        can_shift = layer.bias is not None or layer.shift is not None
         if not weight.numel():
             return
+        can_shift = layer.bias is not None or layer.shift is not None
         outputs = len(weight) // groups
         moments = Moments(can_shift)
         for x, y in self._regression(layer, groups):

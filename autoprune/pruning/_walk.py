@@ -12,11 +12,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import SurgeryError
 from autoprune.pruning._activations import LIVE_BYTES, Activations
-from autoprune.pruning._batches import Call
+from autoprune.pruning._batches import Call, flat_inputs
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of
 from autoprune.pruning.empty import call
 
@@ -41,29 +40,6 @@ def tensor_names(program: ExportedProgram) -> dict[str, str]:
     """Placeholder → dotted name of the parameter or buffer it stands for."""
     signature = program.graph_signature
     return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-
-
-def flat_inputs(program: ExportedProgram, call: Call) -> dict[str, Any]:
-    """Placeholder of a user input → its value.
-
-    Raises:
-        SurgeryError: the inputs are not structured like the ones that were traced.
-    """
-    args, kwargs = call
-    spec = program.call_spec.in_spec
-    if spec is not None and spec.num_children == 2:
-        order = spec.child(1).context or []
-        if set(order) == set(kwargs):
-            kwargs = {name: kwargs[name] for name in order}
-    leaves, _ = pytree.tree_flatten((args, kwargs))
-    names = program.graph_signature.user_inputs
-    if len(leaves) != len(names):
-        raise SurgeryError(
-            f"a calibration batch must hold the {len(names)} inputs that the network was traced "
-            f"with ({', '.join(map(str, names))}), got {len(leaves)}; "
-            "give inputs alone, without labels"
-        )
-    return {str(name): leaf for name, leaf in zip(names, leaves, strict=True)}
 
 
 class Walk:

@@ -110,6 +110,11 @@ EMPTY: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+def plain(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of torch.nn that a class of this file stands for; any other as it is."""
+    return next((usual for usual, empty in EMPTY.items() if kind is empty), kind)
+
+
 def settle(model: nn.Module) -> None:
     """Give layers that were left without channels a class that runs so, in place."""
     for module in model.modules():

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from autoprune.core.errors import SurgeryError
 from autoprune.graph.network import Network
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of, module_stack, op_name
-from autoprune.pruning.empty import EMPTY
+from autoprune.pruning.empty import plain
 
 #: Makes the node that stands for one of the traced graph; None leaves it as it is.
 Replace = Callable[[fx.Graph, fx.Node, Callable[[fx.Node], fx.Node]], fx.Node | None]
@@ -329,9 +329,7 @@ def _leaf_of(module: nn.Module | None) -> tuple[str, int]:
     """The op of a leaf module, and the position of its input; ("", 0) for any other."""
     if module is None:
         return "", 0
-    kind = type(module)
-    plain = next((k for k, empty in EMPTY.items() if kind is empty), kind)
-    return _LEAVES.get(plain, ("", 0))
+    return _LEAVES.get(plain(type(module)), ("", 0))
 
 
 def _input_names(network: Network) -> tuple[str, ...]:
