@@ -32,9 +32,9 @@ def trace(
 
     Args:
         model: any module that `torch.export` takes.
-        example_inputs: a tensor, or a tuple of the positional inputs of `forward`. Dimension 0 of
-            the first tensor is the batch.
-        example_kwargs: keyword inputs of `forward`.
+        example_inputs: a tensor, a tuple of the positional inputs of `forward`, or a mapping of
+            its keyword inputs. Dimension 0 of the first tensor is the batch.
+        example_kwargs: further keyword inputs of `forward`.
         strict: raise on an op without a coupling rule, instead of freezing what reaches it.
 
     Returns:
@@ -48,10 +48,12 @@ def trace(
         raise TraceError(f"model must be an nn.Module; got {type(model).__name__}")
     if isinstance(example_inputs, torch.Tensor):
         example_inputs = (example_inputs,)
+    if isinstance(example_inputs, Mapping):
+        example_inputs, example_kwargs = (), {**example_inputs, **(example_kwargs or {})}
     if not isinstance(example_inputs, list | tuple):
         raise TraceError(
-            "example_inputs must be a tensor or a tuple of forward's positional inputs; got "
-            f"{type(example_inputs).__name__}"
+            "example_inputs must be a tensor, a tuple of forward's positional inputs or a mapping "
+            f"of its keyword inputs; got {type(example_inputs).__name__}"
         )
     inputs, kwargs = tuple(example_inputs), dict(example_kwargs or {})
     exported = export(model, inputs, kwargs)

@@ -157,11 +157,12 @@ def exported(folder: RunFolder, config: SearchConfig) -> list[Artifact]:
 
 
 def _call(folder: RunFolder, config: SearchConfig, *, pruned: bool) -> ModuleCall:
+    from autoprune.pruning._batches import as_call
     from autoprune.pruning.plan import load
 
     task = task_from_config(config, Path(config.run.base if config.run else "."))
     model = load(folder.path, task.model) if pruned else task.model
-    return ModuleCall(model.eval(), task.example_inputs)
+    return ModuleCall(model.eval(), *as_call(task.example_inputs))
 
 
 def drawn_inputs(path: Path) -> dict[str, npt.NDArray[np.generic]]:

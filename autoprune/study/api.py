@@ -35,7 +35,7 @@ from autoprune.study.settings import (
     VerifySettings,
     WorkerSettings,
 )
-from autoprune.study.task import Task, as_inputs, task_from_config
+from autoprune.study.task import Task, as_batches, as_inputs, task_from_config
 
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance
@@ -71,6 +71,7 @@ def search(
     profile: TableSettings | Mapping[str, Any] | None = None,
     max_failures: int = 5,
     storage: str | None = None,
+    study: str | None = None,
     workers: int | WorkerSettings | Mapping[str, Any] | None = None,
     racing: RacingSettings | Mapping[str, Any] | bool | None = None,
     progress: Progress | None = None,
@@ -83,8 +84,8 @@ def search(
 
     Args:
         model: trained; any module that `torch.export` takes. It is not changed.
-        example_inputs: a tensor, or a tuple of the positional inputs; its batch is what latency
-            and memory are for.
+        example_inputs: a tensor, a tuple of the positional inputs, or a mapping of keyword inputs;
+            its batch is what latency and memory are for.
         budget: such as `"latency=0.6x"`, `{"macs": "60M", "params": 0.5e6}` or a `Budget`; with
             several bounds, `{"latency": ["0.9x", "0.5x"]}`, several budgets share one search
             (`result.family`). It may be left out where `objectives` are given.
@@ -122,6 +123,8 @@ def search(
         profile: how a table is measured (see `TableSettings`).
         max_failures: evaluations that may fail in a row before the search stops.
         storage: Optuna database URL for the trials; None keeps a journal in the run folder.
+        study: name of a study in `storage` that several drivers search together, each with a
+            folder of its own: the first that names it begins it, others join.
         racing: stop evaluations of candidates that are surely worse than the best (True: at 99 %
             confidence); needs an evaluator such as `autoprune.evaluate.Accuracy`.
         workers: evaluate on so many Ray workers, on this machine or a cluster (see
@@ -159,6 +162,7 @@ def search(
         "profile": _plain(profile) or {},
         "max_failures": max_failures,
         "storage": storage,
+        "study": study,
         "workers": workers.model_dump() if isinstance(workers, WorkerSettings) else workers,
         "racing": _plain(racing),
     }
@@ -167,7 +171,7 @@ def search(
         model=model,
         example_inputs=as_inputs(example_inputs),
         evaluate=evaluate,
-        calibration=None if calibration is None else list(calibration),
+        calibration=None if calibration is None else as_batches(calibration),
         train=train,
         loss=loss,
         searcher=None if isinstance(searcher, str) else searcher,

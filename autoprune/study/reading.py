@@ -23,7 +23,7 @@ from autoprune.study.verify import Verification
 def result_of(
     data: dict[str, Any],
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: tuple[Any, ...] | dict[str, Any],
     trials: Sequence[Trial],
     folder: Path,
 ) -> Result:
@@ -44,7 +44,7 @@ def result_of(
 def _result_of(
     data: dict[str, Any],
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: tuple[Any, ...] | dict[str, Any],
     trials: Sequence[Trial],
     folder: Path,
 ) -> Result:

@@ -18,7 +18,7 @@ from autoprune.space.space import SearchSpace
 from autoprune.study.config import validate
 from autoprune.study.config_files import read_yaml
 from autoprune.study.folder import RunFolder, check_schema
-from autoprune.study.task import Task, as_inputs, task_from_config
+from autoprune.study.task import Task, as_batches, as_inputs, task_from_config
 
 if TYPE_CHECKING:
     from autoprune.pruning.importance import Importance
@@ -65,7 +65,7 @@ def reopen(
                 "autoprune.pick, with the objects that autoprune.search was given"
             )
         task = Task(config, model, as_inputs(example_inputs), evaluate, base=base)
-        task.calibration = None if calibration is None else list(calibration)
+        task.calibration = None if calibration is None else as_batches(calibration)
         task.train, task.loss = train, loss
     task.profiler, task.searcher, task.importance = device, searcher, importance
     task.space, task.table = space, table

@@ -15,6 +15,7 @@ from autoprune.core.cost import Cost
 from autoprune.core.errors import ConfigError
 from autoprune.core.files import write_atomically
 from autoprune.core.trial import Trial
+from autoprune.pruning._batches import as_call
 from autoprune.study.config import budget_settings
 from autoprune.study.folder import SCHEMA
 from autoprune.study.verify import Verification
@@ -65,7 +66,7 @@ class Result:
     limits: Budget
     violations: Mapping[str, float]
     objective: str
-    example_inputs: tuple[Any, ...]
+    example_inputs: tuple[Any, ...] | dict[str, Any]
     kept: Mapping[str, tuple[int, int]]
     verification: Verification | None = None
     dense_verification: Verification | None = None
@@ -110,7 +111,10 @@ _ENDINGS = {".onnx": "onnx", ".pt2": "torch"}
 
 
 def export_model(
-    model: nn.Module, example_inputs: tuple[Any, ...], path: Path, format: str | None = None
+    model: nn.Module,
+    example_inputs: tuple[Any, ...] | dict[str, Any],
+    path: Path,
+    format: str | None = None,
 ) -> Path:
     """Write a network as ONNX or as a `torch.export` program.
 
@@ -124,17 +128,18 @@ def export_model(
             f"a network can be exported as onnx (.onnx) or torch (.pt2); got "
             f"{format or path.name!r}"
         )
+    args, kwargs = as_call(example_inputs)
     if kind == "onnx":
         from autoprune.export.onnx import export_onnx
 
-        write_atomically(path, export_onnx(model, example_inputs))
+        write_atomically(path, export_onnx(model, args, kwargs))
         return path
     import io
 
     import torch
 
     buffer = io.BytesIO()
-    program = torch.export.export(model.eval(), example_inputs, strict=False)
+    program = torch.export.export(model.eval(), args, kwargs, strict=False)
     torch.export.save(program, buffer)
     write_atomically(path, buffer.getvalue())
     return path

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune.core.device import Profiler
 from autoprune.core.errors import ConfigError
+from autoprune.core.failures import describe
 from autoprune.cost.base import CostModel
 from autoprune.evaluate.base import Evaluator
 from autoprune.searchers.base import Searcher
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from autoprune.pruning.recover import Loss
     from autoprune.study.cache import EvaluationCache
 
+#: Positional inputs, or keyword inputs by name.
+Inputs = tuple[Any, ...] | dict[str, Any]
+
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
 
 
@@ -37,7 +41,7 @@ class Task:
     Attributes:
         config: validated settings; where an object is given below, it counts instead.
         model: trained, dense; never changed.
-        example_inputs: positional inputs of one batch.
+        example_inputs: of one batch: positional ones, or a mapping of keyword ones.
         evaluate: the user's function.
         calibration: batches of inputs, or None.
         train: batches of (inputs, labels) for recovery, or None.
@@ -53,7 +57,7 @@ class Task:
 
     config: SearchConfig
     model: nn.Module
-    example_inputs: tuple[Any, ...]
+    example_inputs: Inputs
     evaluate: Evaluator
     calibration: list[Any] | None = None
     train: Iterable[Any] | None = None
@@ -94,7 +98,7 @@ def task_from_config(config: SearchConfig, base: Path) -> Task:
     )
 
 
-def build_model(config: SearchConfig, base: Path) -> tuple[nn.Module, tuple[Any, ...]]:
+def build_model(config: SearchConfig, base: Path) -> tuple[nn.Module, Inputs]:
     """The network of a config, and its example inputs.
 
     Raises:
@@ -118,7 +122,7 @@ def build_model(config: SearchConfig, base: Path) -> tuple[nn.Module, tuple[Any,
 
 def model_from_config(
     path: Path | None, options: Mapping[str, Any], settings: Sequence[str]
-) -> tuple[nn.Module, tuple[Any, ...], SearchConfig]:
+) -> tuple[nn.Module, Inputs, SearchConfig]:
     """The network of a config that need not say what is searched for.
 
     Raises:
@@ -131,7 +135,7 @@ def model_from_config(
     return model, inputs, config
 
 
-def example_inputs(given: Named | str | tuple[str, ...] | None, base: Path) -> tuple[Any, ...]:
+def example_inputs(given: Named | str | tuple[str, ...] | None, base: Path) -> Inputs:
     """The example inputs that a config describes.
 
     Raises:
@@ -147,15 +151,42 @@ def example_inputs(given: Named | str | tuple[str, ...] | None, base: Path) -> t
     return tuple(_zeros(text.strip()) for text in texts)
 
 
-def as_inputs(given: Any) -> tuple[Any, ...]:
-    """A tensor, or a list or tuple of inputs, as a tuple."""
+def as_inputs(given: Any) -> Inputs:
+    """A tensor, or a list or tuple of inputs, as a tuple; a mapping of keyword inputs as a dict."""
     if isinstance(given, torch.Tensor):
         return (given,)
     if isinstance(given, list | tuple) and given:
         return tuple(given)
+    if isinstance(given, Mapping) and given:
+        return {str(name): value for name, value in given.items()}
     raise ConfigError(
-        f"example inputs must be a tensor or a tuple of inputs, got {type(given).__name__}"
+        "example inputs must be a tensor, a tuple of positional inputs or a mapping of keyword "
+        f"inputs, got {type(given).__name__}"
     )
+
+
+def as_batches(given: Any, what: str = "calibration") -> list[Any]:
+    """The user's batches of inputs as a list.
+
+    Raises:
+        ConfigError: they can't be iterated, or are a single batch.
+    """
+    if isinstance(given, torch.Tensor | Mapping):
+        raise ConfigError(
+            f"{what} must be several batches (a list or a loader), got a single "
+            f"{type(given).__name__}; give [batch]"
+        )
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        hint = "; give what it returns" if callable(given) else ""
+        raise ConfigError(
+            f"{what} must be batches (a list or a loader), got {type(given).__name__}{hint}"
+        )
+    try:
+        return list(given)
+    except Exception as error:  # the user's loader
+        raise ConfigError(
+            f"{what}: the batches must be iterated, but got {describe(error)}"
+        ) from error
 
 
 def _zeros(text: str) -> torch.Tensor:
@@ -203,4 +234,4 @@ def _iterable(named: Named | None, base: Path, what: str) -> Iterable[Any] | Non
 
 def _batches(named: Named | None, base: Path, what: str) -> list[Any] | None:
     found = _iterable(named, base, what)
-    return None if found is None else list(found)
+    return None if found is None else as_batches(found, what)

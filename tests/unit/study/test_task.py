@@ -3,7 +3,7 @@ import torch
 
 from autoprune.core.errors import ConfigError
 from autoprune.study.config import validate
-from autoprune.study.task import as_inputs, example_inputs, task_from_config
+from autoprune.study.task import as_batches, as_inputs, example_inputs, task_from_config
 
 GOOD = {
     "model": "tiny_task:build",
@@ -33,7 +33,7 @@ def test_a_config_becomes_objects(tmp_path):
         ({"inputs": None}, "inputs must be given"),
         ({"calibration": "tiny_task:build"}, "must return batches"),
         ({"calibration": "tiny_task:inputs"}, "must return batches"),
-        ({"inputs": "tiny_task:build"}, "must be a tensor or a tuple"),
+        ({"inputs": "tiny_task:build"}, "must be a tensor, a tuple"),
         ({"loss": "tiny_task:nothing"}, "has no 'nothing'"),
     ],
 )
@@ -56,9 +56,37 @@ def test_what_is_no_shape(text):
         example_inputs(text, None)
 
 
-def test_inputs_are_a_tuple():
+def test_inputs_are_a_tuple_or_named():
     x = torch.ones(1)
     assert as_inputs(x) == (x,)
     assert as_inputs([x, x]) == (x, x)
-    with pytest.raises(ConfigError, match="got dict"):
-        as_inputs({"x": x})
+    assert as_inputs({"x": x}) == {"x": x}
+    for given, kind in ((set(), "set"), ({}, "dict"), ((), "tuple")):
+        with pytest.raises(ConfigError, match=f"got {kind}"):
+            as_inputs(given)
+
+
+def _failing():
+    yield torch.ones(1)
+    raise OSError("no such image")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.ones(4, 3), r"several batches .* single Tensor; give \[batch\]"),
+        ({"x": torch.ones(4, 3)}, "single dict"),
+        (_failing, "got function; give what it returns"),
+        ("runs/data", "got str"),
+        (3, "got int"),
+        (_failing(), r"OSError: no such image \(_failing, test_task.py"),
+    ],
+)
+def test_what_is_no_batches(given, message):
+    with pytest.raises(ConfigError, match=message):
+        as_batches(given)
+
+
+def test_batches_are_a_list():
+    x = torch.ones(1)
+    assert as_batches(iter([x, x])) == [x, x]
