@@ -143,6 +143,11 @@ class Budget:
         """
         if isinstance(text, Budget):
             return text
+        if not isinstance(text, str | Mapping):
+            raise BudgetError(
+                "a budget must be text such as latency=0.6x, a mapping such as "
+                f'{{"macs": "0.5x"}}, or a Budget; got {text!r}'
+            )
         if isinstance(text, Mapping):
             pairs: list[tuple[str, float | str | Limit]] = [(str(n), v) for n, v in text.items()]
         else:
@@ -161,6 +166,12 @@ class Budget:
             limit = _limit(metric, given)
             if name == "flops" and not limit.relative:
                 limit = Limit(limit.value / 2)
+            counted = metric in ("macs", "params") or metric.endswith("_bytes")
+            if counted and not limit.relative and limit.value < 1:
+                raise BudgetError(
+                    f"budget {metric} must be 1 or more, or a share of the dense network, which "
+                    f"is written {limit.value:g}x; got {given!r}"
+                )
             if metric in bounds:
                 raise BudgetError(f"budget {metric} must be given once, got it twice")
             bounds[metric] = limit

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune.core.device import DeviceSpec
-from autoprune.core.errors import AutopruneError, ConfigError, ProfilerError
+from autoprune.core.errors import AutopruneError, ConfigError, PluginError, ProfilerError
 from autoprune.core.trial import Trial
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import Combined, CostModel
@@ -133,6 +133,8 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
             "no calibration batches: BatchNorm statistics and consuming layers stay as they were"
         )
     device = _device(task, network, evaluator, notes)
+    for note in notes:
+        progress.message(note)
     return Prepared(network, evaluator, device, progress, phases, notes, start)
 
 
@@ -265,7 +267,7 @@ def _device(
         # A device far away is reached here, not when the search is over.
         spec = profiler.device
     except AutopruneError as error:
-        if tells(config):
+        if tells(config) or isinstance(error, PluginError):  # no device has that name
             raise
         notes.append(f"nothing was measured: {error}")
         return None

@@ -231,11 +231,14 @@ def test_failing_evaluations_are_trials_until_too_many():
 
 
 def test_a_device_that_is_not_there_is_only_needed_for_latency():
-    result = quick(device="autoprune.testing.fake_profiler:Nothing")
+    gone = {"device": "command", "device_options": {"program": "no-such-program"}}
+    result = quick(**gone)
     assert result.held
     assert "nothing was measured" in " ".join(result.data["notes"])
-    with pytest.raises(AutopruneError, match="Nothing"):
-        quick(budget="latency=0.5x", device="autoprune.testing.fake_profiler:Nothing")
+    with pytest.raises(AutopruneError, match="no-such-program"):
+        quick(budget="latency=0.5x", **gone)
+    with pytest.raises(AutopruneError, match="Did you mean 'onnxruntime-cpu'"):
+        quick(device="onnxruntime-cu")
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -54,6 +54,22 @@ def test_message_names_the_units() -> None:
         Budget.parse("latency=fast")
 
 
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (0.5, r"must be text such as latency=0\.6x, .* got 0\.5"),
+        ([("macs", "0.5x")], "must be text such as"),
+        ({"macs": 0.5}, r"share of the dense network, which is written 0\.5x; got 0\.5"),
+        ("params=0.6", r"written 0\.6x; got '0\.6'"),
+        ("memory=0.25", r"memory_bytes must be 1 or more"),
+    ],
+)
+def test_what_is_meant_as_a_share(budget: object, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(budget)  # type: ignore[arg-type]
+    assert Budget.parse("latency=0.5").limits["latency_ms"].value == 0.5
+
+
 @pytest.mark.parametrize("value", [True, math.inf, [1]])
 def test_numbers_must_be_numbers(value: object) -> None:
     with pytest.raises(BudgetError):
