@@ -23,15 +23,42 @@ class Server:
     """An sshd, the client's configuration for it, and where its user keeps files."""
 
     def __init__(self, folder, port):
-        self.folder, self.port = folder, port
+        self.folder, self.port, self.pid = folder, port, 0
         self.home = folder / "home"
         self.files = self.home / ".cache" / "autoprune"
         self.address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
-        self.python = f"HOME={self.home} {sys.executable}"
+        self._told = ["-X", f"server={port}"]  # by which its processes are known
+        self.python = f"HOME={self.home} {sys.executable} {' '.join(self._told)}"
 
     def profiler(self, **options):
         given = {"python": self.python, "ssh": f"ssh -F {self.folder}/config", "timeout_s": 30}
         return make_profiler(self.address, **{**given, **options})
+
+    def processes(self):
+        """Numbers of all that the server has started and that still runs, agents last."""
+        rows = subprocess.run(
+            ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="],
+            check=True, capture_output=True, text=True,
+        ).stdout.splitlines()  # fmt: skip
+        parents, agents = {}, []
+        for pid, parent, state, *arguments in map(str.split, rows):
+            if not state.startswith("Z"):
+                parents[int(pid)] = int(parent)
+                if arguments[1:3] == self._told:  # where the server's own process has ended, too
+                    agents.append(int(pid))
+        found = [self.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return [pid for pid in found[1:] if pid not in agents] + agents
+
+    def idle(self, seconds=20):
+        """Whether nothing that it has started runs after so many seconds at most."""
+        until = time.monotonic() + seconds
+        while self.processes():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
 
 
 def keygen(path):
@@ -68,6 +95,7 @@ def running(folder):
     log = folder / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd")], stderr=stderr)
+    server.pid = process.pid
     try:
         for _ in range(100):
             with socket.socket() as client:
@@ -80,6 +108,20 @@ def running(folder):
     finally:
         process.terminate()
         process.wait(10)
+
+
+class Opened:
+    """The connections that are opened."""
+
+    def __init__(self, monkeypatch):
+        self.sessions = []
+        real = ssh_session.Session.__init__
+
+        def init(session, *arguments):
+            self.sessions.append(session)
+            real(session, *arguments)
+
+        monkeypatch.setattr(ssh_session.Session, "__init__", init)
 
 
 class Cut:

@@ -4,7 +4,8 @@ It needs Python 3.9, numpy and the runtime, the few modules that are sent before
 (`ssh_session.PARTS`), and nothing else of autoprune. It reads one JSON request a line from stdin
 and writes one JSON reply a line to stdout. Networks and inputs are kept in a folder by their hash,
 so that each is sent once. An operation that takes longer than its limit ends the process by the
-operating system's timer, also where the runtime hangs.
+operating system's timer, also where the runtime hangs; so does the end of stdin, and a long time
+without a request.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ from autoprune.profile.energy_counters import METERS
 #: Of requests and replies; the other side refuses another.
 VERSION = 3
 
+#: An agent that is asked nothing for so long ends, though the other side's machine may be gone
+#: without a word.
+IDLE_S = 120.0
+
+#: What a runtime may take to end.
+END_S = 10.0
+
 
 class Store:
     """Files by their hash, at most so many bytes of them."""
@@ -47,7 +55,7 @@ class Store:
         return os.path.join(self.folder, digest)
 
     def has(self, digest: str) -> bool:
-        """Whether a file is there; it stays so while this connection lasts."""
+        """Whether a file is there; it stays so until `Agent.clear`."""
         self.used.add(digest)
         return os.path.exists(self.path(digest))
 
@@ -68,7 +76,7 @@ class Store:
         try:
             self.write(digest, data)
         except OSError:
-            self.make_room(self.limit)  # full: all that this connection does not use goes
+            self.make_room(self.limit)  # full: all that is not in use goes
             try:
                 self.write(digest, data)
             except OSError as error:
@@ -90,7 +98,7 @@ class Store:
             raise
 
     def make_room(self, size: int) -> None:
-        """Remove the oldest files that this connection has not asked for."""
+        """Remove the oldest files that are not in use."""
         found = []
         for name in os.listdir(self.folder):
             try:
@@ -172,9 +180,10 @@ class Agent:
         return bool(fine and self.runtime.calling_thread_only)
 
     def clear(self) -> dict[str, Any]:
-        """Forget the networks that are loaded."""
+        """Forget the networks that are loaded, and make their files free to be removed."""
         self.networks.clear()
         self.profiled.clear()
+        self.store.used.clear()
         gc.collect()
         return {}
 
@@ -262,7 +271,7 @@ def packed(data: bytes) -> str:
 
 
 def serve() -> None:
-    """Answer requests until stdin ends."""
+    """Answer requests until stdin ends, or none comes."""
     source = sys.stdin.buffer
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a runtime prints must not get between the replies
@@ -283,23 +292,33 @@ def serve() -> None:
         replies.flush()
 
     reply({"autoprune_agent": VERSION})
-    while True:
-        line = source.readline()
-        if not line.endswith(b"\n"):
-            return
-        request = json.loads(line)
-        method = methods[request.pop("do")]
-        # The default action of the alarm ends the process even where the runtime hangs.
-        signal.setitimer(signal.ITIMER_REAL, request.pop("limit_s"))
-        answer: Mapping[str, Any]
-        try:
-            answer = method(**request)
-        except EOFError:
-            return
-        except AutopruneError as error:
-            answer = {"error": str(error)}
-        except Exception as error:  # whatever the runtime raises belongs to this request
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        reply(answer)
+    try:
+        while True:
+            signal.signal(signal.SIGALRM, idle)
+            signal.setitimer(signal.ITIMER_REAL, IDLE_S)
+            line = source.readline()
+            # The default action of the alarm ends the process even where the runtime hangs.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            if not line.endswith(b"\n"):
+                return
+            request = json.loads(line)
+            method = methods[request.pop("do")]
+            signal.setitimer(signal.ITIMER_REAL, request.pop("limit_s"))
+            answer: Mapping[str, Any]
+            try:
+                answer = method(**request)
+            except EOFError:
+                return
+            except AutopruneError as error:
+                answer = {"error": str(error)}
+            except Exception as error:  # whatever the runtime raises belongs to this request
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            reply(answer)
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, END_S)
+
+
+def idle(*_: object) -> None:
+    """End the process, with what it keeps in temporary folders."""
+    raise SystemExit("nothing was asked for too long")

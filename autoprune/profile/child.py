@@ -67,6 +67,8 @@ class Child:
         self._buffer = bytearray()
         self._said = bytearray()
         self._ended = False  # its stdout
+        self._closed = False
+        self._owner = os.getpid()
 
     def __enter__(self) -> Child:
         return self
@@ -153,10 +155,14 @@ class Child:
         return " / ".join(line.strip() for line in text.splitlines() if line.strip())[-1000:]
 
     def close(self) -> None:
-        """Kill it and all that it started, if it still runs."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Kill it and all that it started, if it still runs; a forked process but lets go of it."""
+        if self._closed:
+            return  # its number may be another process's by now
+        self._closed = True
+        if self._owner == os.getpid():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._selector.close()
         for pipe in self._pipes:
             if pipe is not None:

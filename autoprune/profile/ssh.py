@@ -6,23 +6,24 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile import replies
 from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.energy_counters import METERS
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.metered import lengthened
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.options import converted as converted_options
+from autoprune.profile.ssh_connection import Connection
+from autoprune.profile.ssh_device import RemoteDevice
 from autoprune.profile.ssh_link import Link, Visited
 from autoprune.profile.ssh_network import RemoteNetwork
 from autoprune.profile.ssh_options import RemoteRuntime
-from autoprune.profile.ssh_session import Lost, Session
+from autoprune.profile.ssh_session import Session
 
 #: Where the agent keeps networks and inputs on the device.
 FOLDER = "~/.cache/autoprune"
@@ -36,6 +37,10 @@ class SshProfiler:
     changed is refused as ssh refuses it. Nothing is installed there and nothing listens on a
     port: a small agent is sent over the connection, checked by its hash, and gone with it.
     It needs Python 3.9, numpy and the runtime. Networks are sent once and kept by their hash.
+
+    The connection is opened when it is needed and kept for all calls; it ends with this object,
+    with the process, after two minutes without a call, and by `close`. Networks are loaded there
+    for the time of a call. A copy in another process, forked or pickled, has its own connection.
 
     Rounds and the reference in between are as on this machine (`measure_interleaved`). A
     connection that is lost, or a run that hangs, costs the visit in flight: it is tried once more
@@ -114,21 +119,19 @@ class SshProfiler:
         for name, seconds, least in (("timeout_s", timeout_s, 1), ("reconnect_s", reconnect_s, 0)):
             if not seconds >= least:
                 raise ProfilerError(f"{name} must be at least {least}, got {seconds!r}")
-        self.target, port = _target(address)
-        self._command = [
+        target, port = _target(address)
+        command = [
             *program, "-T", "-oBatchMode=yes", f"-oConnectTimeout={max(1, round(timeout_s))}",
-            "-oServerAliveInterval=5", "-oServerAliveCountMax=3", *port, "--", self.target,
+            "-oServerAliveInterval=5", "-oServerAliveCountMax=3", "-oControlMaster=no", *port,
+            "--", target,
         ]  # fmt: skip
-        self._python = python
-        self._timeout_s = timeout_s
-        self.reconnect_s = reconnect_s
         self._sessions = sessions
         if meter and meter not in METERS:
             raise ProfilerError(
                 f"meter must be one of {', '.join(METERS)} where ssh reads it on the other "
                 f"machine; got {meter!r}"
             )
-        self.meter = meter
+        self._meter = meter
         counter = (
             converted_options(f"meter {meter!r}", METERS[meter], meter_options or {})
             if meter
@@ -140,7 +143,7 @@ class SshProfiler:
         self._converter = Converter(
             self._runtime.converts, calibration=calibration, quantizer="onnxruntime"
         )
-        self._start = {
+        start = {
             "runtime": runtime,
             "threads": threads,
             "options": self._runtime.options,
@@ -149,17 +152,26 @@ class SshProfiler:
             "folder": FOLDER,
             "limit": cache_mb << 20,
         }
+        # It must not know this profiler: it ends with it.
+        self._connection = Connection(
+            target,
+            reconnect_s,
+            partial(Session, command, python, timeout_s, start),
+            RemoteDevice(target, self._runtime, self._converter, meter).spec,
+        )
 
-    @cached_property
+    @property
     def device(self) -> DeviceSpec:
         """The device, as the agent finds it; asked for once.
 
         Raises:
             ProfilerError: it can't be reached, or can't measure.
         """
-        session = self._reached()
-        session.close()
-        return self.spec(session)
+        known = self._connection.device
+        if known is not None:
+            return known
+        with self._connection.used():
+            return self._connection.describe(self._connection.session().about)
 
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
@@ -170,7 +182,7 @@ class SshProfiler:
         reference again beside it, as by `OnnxRuntimeProfiler` and `OpenVinoProfiler`. Where the
         connection is lost meanwhile, all of this is done anew, once.
         """
-        link = Link(self)
+        link = Link(self._connection, self._meter)
         runtime = self._runtime.name.partition("-")[0]
 
         def chunk(some: list[Artifact], share: MeasuringProtocol) -> list[Measurement]:
@@ -188,11 +200,9 @@ class SshProfiler:
                 measured = [replace(m, notes=(*m.notes, link.elsewhere)) for m in measured]
             return measured
 
-        try:
+        with self._connection.used():
             longer = lengthened(protocol, len(artifacts), link.window_s())
             return measure_in_chunks(artifacts, longer, chunk, sessions=self._sessions)
-        finally:
-            link.drop()
 
     def conditions(self) -> dict[str, str]:
         """Clocks and temperature there at this moment; {} where they can't be read.
@@ -200,53 +210,14 @@ class SshProfiler:
         Raises:
             ProfilerError: it can't be reached, or can't measure.
         """
-        session = self._reached()
-        try:
-            told = session.ask("conditions").get("conditions", {})
-        except Lost as error:
-            raise ProfilerError(f"the connection to {self.target} was lost: {error}") from error
-        finally:
-            session.close()
-        return {str(name): str(value) for name, value in told.items()}
+        link = Link(self._connection, self._meter)
+        with self._connection.used():
+            reply = link.again(lambda session: session.ask("conditions"), "conditions were read")
+        return {str(name): str(value) for name, value in reply.get("conditions", {}).items()}
 
-    def connect(self) -> Session:
-        """Connect, and start the agent.
-
-        Raises:
-            ProfilerError: it can't measure there.
-            Lost: there is no connection.
-        """
-        return Session(self._command, self._python, self._timeout_s, self._start)
-
-    def spec(self, session: Session) -> DeviceSpec:
-        """The device at the other end of a connection."""
-        told = session.about
-        details = {
-            **told.get("details", {}),
-            **self._converter.details,
-            **self._runtime.details,
-            "over": f"ssh to {self.target}",
-        }
-        if self.meter:
-            covers = told.get("meter", {}).get("covers", "idle power included")
-            details["energy"] = f"measured, {self.meter}: {covers}"
-        about = {
-            **told.get("about", {}),
-            "precision": self._runtime.precision,
-            "details": details,
-        }
-        return replace(replies.device(about, "the device"), settings=self._runtime.settings)
-
-    def _reached(self) -> Session:
-        """A connection.
-
-        Raises:
-            ProfilerError: there is none, or it can't measure there.
-        """
-        try:
-            return self.connect()
-        except Lost as error:
-            raise ProfilerError(f"{self.target} can't be reached over ssh: {error}") from error
+    def close(self) -> None:
+        """End the connection now; the next call opens another one."""
+        self._connection.close()
 
 
 def _target(address: str) -> tuple[str, list[str]]:

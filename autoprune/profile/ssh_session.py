@@ -23,6 +23,9 @@ GREETING_LINES = 200
 #: The agent gives up on a request this much before the connection does.
 MARGIN_S = 5.0
 
+#: A connection that was not used for a while must answer within so many seconds.
+ANSWER_S = 10.0
+
 #: The modules that are sent, each after those that it imports; the last one is the agent. They
 #: need Python 3.9 and numpy.
 PARTS = (
@@ -91,6 +94,10 @@ class Session:
         self, command: Sequence[str], python: str, timeout_s: float, start: Mapping[str, Any]
     ) -> None:
         self._timeout_s = timeout_s
+        #: Numbers of the networks that are loaded to be timed.
+        self.loaded: set[int] = set()
+        #: Whether nothing more can be asked.
+        self.closed = False
         self._child = Child([*command, f"{python} -c {shlex.quote(_one_line(BOOTSTRAP))}"])
         try:
             for part in PARTS:
@@ -110,28 +117,43 @@ class Session:
         return self._child.pid
 
     def ask(self, do: str, data: bytes = b"", **arguments: Any) -> dict[str, Any]:
-        """One request and its reply.
+        """One request and its reply; the connection is closed where none came.
 
         Raises:
             ProfilerError: the agent says that it failed.
             Lost: no reply came in time, or none that can be read.
         """
-        limit = max(self._timeout_s - MARGIN_S, self._timeout_s / 2)
-        request = {"do": do, "limit_s": limit if not data else 3600.0, **arguments}
-        self._write(json.dumps(request).encode() + b"\n" + data)
+        return self._asked({"do": do, **arguments}, data, self._timeout_s)
+
+    def clear(self) -> None:
+        """Have the agent forget what is loaded; it must answer soon, so that a dead one is noticed.
+
+        Raises:
+            ProfilerError: the agent says that it failed.
+            Lost: no reply came in time, or none that can be read.
+        """
+        self.loaded.clear()
+        self._asked({"do": "clear"}, b"", min(self._timeout_s, ANSWER_S))
+
+    def close(self) -> None:
+        """End the connection, and the agent with it."""
+        self.closed = True
+        self._child.close()
+
+    def _asked(self, request: dict[str, Any], data: bytes, timeout_s: float) -> dict[str, Any]:
+        limit = max(timeout_s - MARGIN_S, timeout_s / 2)
+        request["limit_s"] = limit if not data else 3600.0
         try:
-            line = self._child.line(self._timeout_s)
-        except ChildError as error:
-            raise self._lost(error) from error
+            self._write(json.dumps(request).encode() + b"\n" + data)
+            line = self._line(timeout_s)
+        except BaseException:
+            self.close()  # a reply that comes late would be taken for the next request's
+            raise
         try:
             json.loads(line)
         except ValueError as error:
             raise Lost(f"the agent must reply in JSON, got {line[:100]!r}") from error
         return replies.parse(line, "the device")
-
-    def close(self) -> None:
-        """End the connection, and the agent with it."""
-        self._child.close()
 
     def _greeted(self) -> None:
         """Skip what a login shell prints, until the agent says hello.
@@ -140,10 +162,7 @@ class Session:
             ProfilerError: it is an agent of another version.
         """
         for _ in range(GREETING_LINES):
-            try:
-                line = self._child.line(self._timeout_s)
-            except ChildError as error:
-                raise self._lost(error) from error
+            line = self._line(self._timeout_s)
             if line.startswith(b'{"autoprune_agent": '):
                 version = json.loads(line)["autoprune_agent"]
                 if version != VERSION:
@@ -156,6 +175,12 @@ class Session:
     def _write(self, data: bytes) -> None:
         try:
             self._child.write(data, self._timeout_s)
+        except ChildError as error:
+            raise self._lost(error) from error
+
+    def _line(self, timeout_s: float) -> bytes:
+        try:
+            return self._child.line(timeout_s)
         except ChildError as error:
             raise self._lost(error) from error
 

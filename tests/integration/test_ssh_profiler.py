@@ -181,6 +181,7 @@ def test_many_networks_are_measured_in_chunks(server):
     found = server.profiler(sessions=2).measure(artifacts, FEW)
     assert [m.key for m in found] == [a.key for a in artifacts]
     for measurement in found:
+        assert measurement.ok, measurement.error
         assert measurement.latency_ms == pytest.approx(measurement.ratio * found[0].latency_ms)
 
 
@@ -292,13 +293,13 @@ def test_what_is_missing_on_the_device_is_told(server):
 def test_another_device_in_the_middle_is_refused(server, monkeypatch):
     profiler = server.profiler()
     Cut(monkeypatch, lambda count, number: count == 3)
-    real, specs = SshProfiler.spec, []
+    describe, found = profiler._connection.describe, []
 
-    def spec(self, session):
-        specs.append(real(self, session))
-        return specs[-1] if len(specs) == 1 else OnnxRuntimeProfiler(threads=2).device
+    def another(told):
+        found.append(describe(told))
+        return found[0] if len(found) == 1 else OnnxRuntimeProfiler(threads=2).device
 
-    monkeypatch.setattr(SshProfiler, "spec", spec)
+    profiler._connection.describe = another
     found = profiler.measure([conv_artifact("a", 8), conv_artifact("b", 8)], FEW)
     assert all("another device answers than before" in m.error for m in found)
 
