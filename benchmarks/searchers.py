@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from autoprune.cost.analytic import AnalyticCost
 from autoprune.graph import trace
 from autoprune.pruning.divergence import divergence_losses
 from autoprune.pruning.obs import ReconstructionImportance
-from autoprune.searchers import make_searcher
-from autoprune.searchers.base import SearchContext
+from autoprune.searchers import SearchContext, Searcher, make_searcher
+from autoprune.searchers.local import LocalSearch
 from autoprune.space.schema import load_space
 from autoprune.study.evaluation import CandidateEvaluator
 from autoprune.testing.searchers import best_so_far
@@ -126,7 +127,9 @@ class Problem:
         return trial, float(found["seconds"])
 
 
-def search(problem: Problem, name: str, macs: float, trials: int, seed: int) -> dict[str, Any]:
+def search(
+    problem: Problem, name: str, macs: float, trials: int, seed: int, local: float | None
+) -> dict[str, Any]:
     """Run a searcher: the best candidate, and best so far and seconds spent after each trial."""
     dense = problem.cost_model.predict(
         problem.network.kernels.workloads([problem.network.kernels.dense])
@@ -142,7 +145,11 @@ def search(problem: Problem, name: str, macs: float, trials: int, seed: int) -> 
     )
     problem.sensitivity_s = 0.0
     begun = time.process_time()
-    searcher = make_searcher(name, context)
+    searcher: Searcher
+    if local is None:
+        searcher = make_searcher(name, context)
+    else:
+        searcher = LocalSearch(context, partial(make_searcher, name), local)
     own, spent = time.process_time() - begun + problem.sensitivity_s, 0.0
     done: list[Trial] = []
     seconds = []
@@ -234,6 +241,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--space", default="resnet-inner", help="of search_spaces/, or a file")
+    parser.add_argument("--local-search", type=float, help="share of the trials, at the end")
     parser.add_argument("--subset", type=int, help="images of `val`; all 5,000 by default")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/searchers"))
@@ -251,7 +259,7 @@ def main() -> None:
     runs = []
     for seed in range(options.seeds):
         for name in options.searchers.split(","):
-            run = search(problem, name, options.macs, options.trials, seed)
+            run = search(problem, name, options.macs, options.trials, seed, options.local_search)
             runs.append(run)
             print(f"{name} seed {seed}: {100 * run['best'][-1]:.2f}", flush=True)
             (options.out / f"{about}.json").write_text(

@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from rich.table import Table
 
 from autoprune.core.objectives import losses, parse_objectives
 from autoprune.core.pareto import hypervolume
-from autoprune.searchers import make_searcher, names
+from autoprune.searchers import SearchContext, Searcher, make_searcher, names
+from autoprune.searchers.local import LocalSearch
 from autoprune.testing.problems import SyntheticProblem
 from autoprune.testing.searchers import best_so_far, make_context, run_search
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--trunk", action="store_true", help="prune what shortcuts carry too")
     parser.add_argument("--budget", type=float, default=0.5, help="MACs, a share of the dense")
     parser.add_argument("--options", type=json.loads, default={}, help="JSON, of every searcher")
+    parser.add_argument("--local-search", type=float, help="share of the trials, at the end")
     parser.add_argument("--front", action="store_true", help="compare Pareto fronts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -65,7 +68,7 @@ def main() -> None:
             )
             begun = time.process_time()
             trials = run_search(
-                lambda c, name=name: make_searcher(name, c, **arguments.options),
+                lambda c, name=name: made(name, c, arguments),
                 problem,
                 context,
                 batch=arguments.batch,
@@ -81,6 +84,14 @@ def main() -> None:
             f"{1000 * seconds / arguments.seeds / arguments.trials:.0f}",
         )
     Console().print(table)
+
+
+def made(name: str, context: SearchContext, arguments: argparse.Namespace) -> Searcher:
+    """A searcher, with local search at the end where that is asked for."""
+    if arguments.local_search is None:
+        return make_searcher(name, context, **arguments.options)
+    make = partial(make_searcher, name, **arguments.options)
+    return LocalSearch(context, make, arguments.local_search)
 
 
 def compare_fronts(arguments: argparse.Namespace) -> None:

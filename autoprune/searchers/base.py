@@ -89,10 +89,13 @@ class Searcher(ABC):
             order of their suggestion, makes it go on exactly as if it had suggested them. (Draw
             the random numbers of each suggestion from its own index, not from one long sequence.)
         notes: what the user should know of how it was set up.
+        fills_budget: False where what it seeks is not the best score alone, so that budget which
+            is left over is no waste.
     """
 
     replays: bool = True
     notes: tuple[str, ...] = ()
+    fills_budget: bool = True
 
     #: Whether it can search for a Pareto front (`context.objectives`); the budget then is only an
     #: outer bound, and suggestions should spread over all costs within it.

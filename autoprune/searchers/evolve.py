@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,9 @@ class EvolveSearcher(ProposingSearcher):
     """
 
     replays = False
+
+    #: How many decisions a mutation moves on average, one of these for each mutant.
+    changes: ClassVar[tuple[float, ...]] = (2.0, 4.0, 8.0)
 
     def __init__(
         self,
@@ -120,12 +124,17 @@ class EvolveSearcher(ProposingSearcher):
             return parents
         weights = 0.5 ** np.arange(len(parents))
         rows = parents[self.rng.choice(len(parents), size=count, p=weights / weights.sum())]
-        far = reach(len(self._scores), self.context.trials, self._misses)
-        rows, touched = mutated(self.space, rows, self.rng, reach=far, changes=(2.0, 4.0, 8.0))
-        return self._repair(rows, touched)
+        rows, touched = mutated(
+            self.space, rows, self.rng, reach=self._reach(), changes=self.changes
+        )
+        return self._grown(self._shrunk(rows, touched))
 
-    def _repair(self, rows: Ints, touched: Bools) -> Ints:
-        """Bring (M, n) levels to the budget: steps down where it is broken, then up, in batches.
+    def _reach(self) -> float:
+        """Standard deviation of a mutation's steps, in choices."""
+        return reach(len(self._scores), self.context.trials, self._misses)
+
+    def _shrunk(self, rows: Ints, touched: Bools) -> Ints:
+        """Bring (M, n) levels to the budget by steps down where it is broken, in batches.
 
         Groups that were just mutated are mostly spared; the others pay.
         """
@@ -148,7 +157,12 @@ class EvolveSearcher(ProposingSearcher):
             if not down.any():
                 break
             violation[over] = self.oracle.worst(self.oracle.costs(rows[over]))
-        rows = rows[violation <= 0]
+        held: Ints = rows[violation <= 0]
+        return held
+
+    def _grown(self, rows: Ints) -> Ints:
+        """(M, n) levels that hold the budget with steps up, in batches, until it is used up."""
+        free, rows = self.space.free, rows.copy()
         misses = np.zeros(len(rows), dtype=np.int64)
         for _ in range(32):
             active = np.flatnonzero(misses < 2)
@@ -220,10 +234,14 @@ class EvolveSearcher(ProposingSearcher):
     def _refused(self, levels: Ints) -> None:
         self._misses += 1  # mutate more, until something new comes up
 
+    def _value(self, trial: Trial) -> float:
+        """What is to be as great as can be; minus infinity for a failed trial."""
+        return trial.score(self.context.objective)
+
     def _learn(self, completed: Sequence[tuple[Trial, Ints]], pending: Sequence[Candidate]) -> None:
         for trial, levels in completed:
             self._open.pop(trial.candidate, None)
             self._levels.append(levels)
-            self._scores.append(trial.score(self.context.objective))
+            self._scores.append(self._value(trial))
             self._surrogate = None
         self._open.update(self._placed(c for c in pending if c not in self._open))

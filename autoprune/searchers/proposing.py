@@ -68,6 +68,7 @@ class ProposingSearcher(Searcher):
 
     def update(self, completed: Sequence[Trial], pending: Sequence[Candidate] = ()) -> None:
         """Learn from finished trials; those of other searchers too, which aren't repeated."""
+        self._exhausted = False  # what is learned may lead somewhere new
         self._seen.update(trial.candidate for trial in completed)
         self._seen.update(pending)
         placed = dict(self._placed(trial.candidate for trial in completed))

@@ -146,7 +146,7 @@ class AmcSearcher(ProposingSearcher):
             context.trials, sigma or (0.2 if self._warm else 0.5), warmup, decay, least_sigma
         )
         self._updates = updates or self._planned_updates()
-        self._fill = fill and reward == "error"
+        self.fills_budget = fill and reward == "error"
         self._clip = clip
         self._elite = elite
         self._first = self._first_candidates() if profiles else []
@@ -164,7 +164,7 @@ class AmcSearcher(ProposingSearcher):
 
     def _first_candidates(self) -> list[Ints]:
         """Profiles; without a use for the whole budget, the uniform candidate alone."""
-        if not self._fill:
+        if not self.fills_budget:
             return [self._hold(self.space.units.astype(np.float64), fill="target")]
         return known_profiles(self.oracle)[: max(1, (self.context.trials or 400) // 10)]
 
@@ -195,9 +195,9 @@ class AmcSearcher(ProposingSearcher):
                 action = truncated_normal(action, self._width, self.walk.low, 1.0, self.rng)
             place = self.walk.clip if self._clip else self.walk.nearest
             levels[index] = place(t, levels, action)
-        if self._fill or not self._clip:
+        if self.fills_budget or not self._clip:
             wanted = self.space.choice(levels).astype(np.float64)
-            levels = self._hold(wanted, "budget" if self._fill else "none")
+            levels = self._hold(wanted, "budget" if self.fills_budget else "none")
         return levels
 
     def _around_the_best(self) -> Ints:
@@ -217,7 +217,7 @@ class AmcSearcher(ProposingSearcher):
             action = truncated_normal(float(actions[t]), width, self.walk.low, 1.0, self.rng)
             index = int(self.walk.steps[t])
             wanted[index] = action * self.space.units[index]
-        return self._hold(wanted, "budget" if self._fill else "target")
+        return self._hold(wanted, "budget" if self.fills_budget else "target")
 
     def _taken(self, candidate: Candidate, levels: Ints) -> None:
         self._misses = 0
