@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
 from autoprune.study.progress import Progress as Listener
 
@@ -43,7 +44,7 @@ class TerminalProgress(Listener):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._objective = "accuracy"
+        self._metric = "accuracy"
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
@@ -72,7 +73,7 @@ class TerminalProgress(Listener):
 
     def begin(self, objective: str) -> None:
         """Note which metric is shown as the best so far."""
-        self._objective = objective
+        self._metric = metric_of(objective)
 
     def stage(self, name: str, total: int | None = None) -> None:
         """A new bar, or a line."""
@@ -92,7 +93,7 @@ class TerminalProgress(Listener):
 
     def trial(self, trial: Trial, best: Trial | None, done: int, total: int) -> None:
         """Move the bar and show the best so far."""
-        note = "" if best is None else f"best {best.score(self._objective):.4f}"
+        note = "" if best is None else f"best {best.score(self._metric):.4f}"
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total, note=note)
         if not trial.ok:

@@ -13,6 +13,34 @@ from autoprune.core.cost import METRICS, Floats
 from autoprune.core.errors import ConfigError
 from autoprune.core.trial import Trial
 
+#: Last words of the names of metrics of which less is better.
+_LESS = frozenset(
+    {"loss", "error", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer", "eer"}
+)
+
+
+def metric_of(objective: str) -> str:
+    """The metric of `evaluate` that an objective is about: "loss" of "-loss"."""
+    return objective.removeprefix("-")
+
+
+def check_direction(objective: str, value: float) -> None:
+    """Refuse to maximise what is surely to be minimised.
+
+    Args:
+        objective: as the config has it.
+        value: of the dense network.
+
+    Raises:
+        ConfigError: the name is that of a loss or an error, which is above 0 and not negated.
+    """
+    words = objective.lower().replace("-", " ").replace("_", " ").split()
+    if value > 0 and not objective.startswith("-") and words and words[-1] in _LESS:
+        raise ConfigError(
+            f"objective {objective!r} would be maximised, and it is {value:.4g}: to minimise it "
+            f"give -{objective}; if more of it is better, give it another name"
+        )
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -58,17 +86,17 @@ def losses(objectives: Sequence[Objective], trials: Iterable[Trial]) -> Floats:
 def parse_objectives(names: Sequence[str], costs: Collection[str] = ()) -> tuple[Objective, ...]:
     """Read objectives as a config writes them.
 
-    The first is a metric of `evaluate`, which is maximised. The others are costs, which are
-    minimised ("latency" is short for latency_ms and so on), or further metrics of `evaluate`,
-    maximised, or minimised where a minus stands before the name.
+    The first is a metric of `evaluate`. The others are costs, which are minimised ("latency" is
+    short for latency_ms and so on), or further metrics of `evaluate`. Metrics are maximised, or
+    minimised where a minus stands before the name.
 
     Args:
         names: as written, such as `["accuracy", "latency_ms", "-calibration_error"]`.
         costs: names of costs besides autoprune's own.
 
     Raises:
-        ConfigError: fewer than two, one twice, only costs, a first one that is not maximised, a
-            sign before a cost, or a name that is nearly a cost's.
+        ConfigError: fewer than two, one twice, only costs, a first one that is a cost, a sign
+            before a cost, or a name that is nearly a cost's.
     """
     found: list[Objective] = []
     for text in names:
@@ -99,12 +127,12 @@ def parse_objectives(names: Sequence[str], costs: Collection[str] = ()) -> tuple
         )
     if all(objective.cost for objective in found):
         raise ConfigError(
-            "objectives must begin with a metric of evaluate that is maximised, such as accuracy; "
+            "objectives must begin with a metric of evaluate, such as accuracy or -loss; "
             f"got only costs: {', '.join(names)}"
         )
-    if found[0].cost or not found[0].maximise:
+    if found[0].cost:
         raise ConfigError(
-            "the first of the objectives must be a metric of evaluate that is maximised, such as "
-            f"accuracy; got {names[0]!r}"
+            "the first of the objectives must be a metric of evaluate, such as accuracy or -loss; "
+            f"got {names[0]!r}"
         )
     return tuple(found)

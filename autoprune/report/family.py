@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.core.cost import METRICS
+from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
 from autoprune.report.figures import BUDGET, DENSE, FAINT, MARKED, new_figure, plain_axes, save_png
 from autoprune.report.scatter import AXES
@@ -24,7 +25,8 @@ def family_table(data: Mapping[str, Any]) -> RenderableType:
         data: the content of `family.json`.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("budget", "", data["objective"], "latency", "MACs", "params", "folder"):
+    metric = metric_of(data["objective"])
+    for heading in ("budget", "", metric, "latency", "MACs", "params", "folder"):
         left = heading in ("budget", "", "folder")
         table.add_column(heading, justify="left" if left else "right", no_wrap=not left)
     dense = data["dense"]["cost"]
@@ -33,7 +35,7 @@ def family_table(data: Mapping[str, Any]) -> RenderableType:
         table.add_row(
             _asked(member),
             Text("held", style="green") if member["held"] else Text("not held", style="red"),
-            number(winner["metrics"][data["objective"]]),
+            number(winner["metrics"][metric]),
             _latency(winner, dense),
             _share(winner["cost"], dense, "macs"),
             _share(winner["cost"], dense, "params"),
@@ -42,7 +44,7 @@ def family_table(data: Mapping[str, Any]) -> RenderableType:
     table.add_row(
         "dense",
         "",
-        number(data["dense"]["metrics"][data["objective"]]),
+        number(data["dense"]["metrics"][metric]),
         "",
         "",
         "",
@@ -94,7 +96,7 @@ def family_picture(data: Mapping[str, Any], trials: Sequence[Trial], path: str |
         (m for m in limits[0] if len({one[m] for one in limits}) > 1), next(iter(limits[0]))
     )
     divisor, label = AXES.get(name, (1.0, METRICS.get(name, name)))
-    objective = data["objective"]
+    objective = metric_of(data["objective"])
     figure = new_figure(7.2, 4.6)
     axes = figure.add_subplot()
     drawn = [(t.predicted.get(name), t.score(objective)) for t in trials if t.ok]

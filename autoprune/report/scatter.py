@@ -10,6 +10,7 @@ from typing import Any
 from autoprune.core.cost import METRICS
 from autoprune.core.errors import ConfigError
 from autoprune.core.files import write_atomically
+from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
 
 #: Metric → (divisor, axis label).
@@ -42,7 +43,7 @@ def scatter(
 
     name = metric or next(iter(data["budget"]["limits"]))
     divisor, label = AXES.get(name, (1.0, METRICS.get(name, name)))
-    objective = data["objective"]
+    objective = metric_of(data["objective"])
     points = [(t, t.predicted.get(name)) for t in trials if t.whole]
     drawn = [(t, x / divisor) for t, x in points if x is not None]
     if not drawn:

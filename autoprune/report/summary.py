@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autoprune.core.objectives import metric_of
+
 #: Metrics of a cost in the order they are shown: name, heading, divisor, unit.
 _COSTS = (
     ("macs", "MACs per sample", 1e6, "M"),
@@ -42,11 +44,15 @@ def rows(data: Mapping[str, Any]) -> list[Row]:
     dense, winner = data["dense"], data["winner"]
     found = []
     recovered = winner["metrics"] != winner["metrics_before_recovery"]
-    names = sorted(winner["metrics"], key=lambda name: name != data["objective"])
+    metric = metric_of(data["objective"])
+    names = sorted(winner["metrics"], key=lambda name: name != metric)
     for name in names:
+        if metric != name == data["objective"]:  # the same, negated
+            continue
         before, after = dense["metrics"].get(name), winner["metrics"][name]
-        found.append((name, number(before), number(after), _difference(before, after)))
-        if recovered and name == data["objective"]:
+        less = " (less is better)" if name == metric != data["objective"] else ""
+        found.append((name + less, number(before), number(after), _difference(before, after)))
+        if recovered and name == metric:
             first = winner["metrics_before_recovery"][name]
             found.append(("  before recovery", "", number(first), _difference(before, first)))
     found += _latency(dense, winner)

@@ -114,7 +114,8 @@ def search(
             `RecoverSettings`), with distillation from the dense network; it needs `train`.
         loss: (output, labels) → scalar, for recovery and Taylor importance; None is
             cross-entropy.
-        objective: the metric that is maximised; None is "accuracy", or the first of `objectives`.
+        objective: the metric of `evaluate` that is maximised, or minimised where a minus stands
+            before it: `"-loss"`; None is "accuracy", or the first of `objectives`.
         objectives: a Pareto front of these is searched for (`result.front`): a metric of
             `evaluate`, then costs that are minimised and further metrics, maximised unless a minus
             stands before them: `["accuracy", "latency_ms", "memory_bytes"]`.

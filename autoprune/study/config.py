@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import BudgetError, ConfigError
-from autoprune.core.objectives import parse_objectives
+from autoprune.core.objectives import metric_of, parse_objectives
 from autoprune.study.families import family_settings, is_family
 from autoprune.study.settings import (
     FrontSettings,
@@ -56,9 +56,9 @@ class SearchConfig(Settings):
         loss: function of the network's output and the labels that gives a scalar, for recovery
             and Taylor importance; None is cross-entropy.
         recover: settings of the fine-tuning of the winner; None leaves it as it is.
-        objective: the metric that is maximised.
-        objectives: a Pareto front of these is searched for: a metric of evaluate that is
-            maximised, then costs and further metrics ("-" before one that is minimised).
+        objective: the metric that is maximised; with a minus before it ("-loss"), minimised.
+        objectives: a Pareto front of these is searched for: a metric of evaluate, then costs and
+            further metrics ("-" before one that is minimised).
         front: which points of it are shown.
         verify: how winners are measured.
         profile: how a table is measured.
@@ -148,6 +148,16 @@ class SearchConfig(Settings):
                 "for other budgets off the front by `autoprune pick`"
             )
         return {"budget": {"macs": "1x"}, **data, "objective": first}
+
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, value: str) -> str:
+        metric = metric_of(value.strip()).strip()
+        if not metric or metric.startswith("-"):
+            raise ValueError(
+                f"must be a metric such as accuracy, or -loss to minimise one, got {value!r}"
+            )
+        return f"-{metric}" if value.strip().startswith("-") else metric
 
     @field_validator("objectives")
     @classmethod

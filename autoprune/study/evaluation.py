@@ -15,6 +15,7 @@ from torch import nn
 from autoprune.core.candidate import Candidate
 from autoprune.core.errors import AutopruneError, EvaluationError
 from autoprune.core.failures import describe
+from autoprune.core.objectives import metric_of
 from autoprune.evaluate.base import Evaluator, Outcome
 from autoprune.evaluate.quiet import evaluating
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dict[str, float]:
     """Call the user's function and check what it gives.
 
-    A bare number is taken as the objective. The model is in eval mode, without gradients. Waits
-    while something is measured on this machine.
+    A bare number is taken as the objective. Of one that is minimised ("-loss"), the negated value
+    is added under that name. The model is in eval mode, without gradients. Waits while something
+    is measured on this machine.
 
     Raises:
         EvaluationError: it raised, or gave no finite number for the objective.
@@ -41,14 +43,15 @@ def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dic
                 given: Any = evaluate(model)
         except (Exception, SystemExit) as error:  # The user's: what it raises fails this trial.
             raise EvaluationError(f"evaluate raised {describe(error)}") from error
+    metric = metric_of(objective)
     if not isinstance(given, Mapping):
         number = as_number(given)
         if number is None:
             raise EvaluationError(
-                f'evaluate must return a mapping such as {{"{objective}": 0.93}}, or a number; '
+                f'evaluate must return a mapping such as {{"{metric}": 0.93}}, or a number; '
                 f"it returned {type(given).__name__}"
             )
-        given = {objective: number}
+        given = {metric: number}
     metrics = {}
     for name, value in given.items():
         number = as_number(value)
@@ -57,11 +60,15 @@ def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dic
                 f"evaluate must return finite numbers, its {str(name)!r} is {value!r}"
             )
         metrics[str(name)] = number
-    if objective not in metrics:
+    if metric not in metrics:
+        hint = next(iter(metrics), "")
         raise EvaluationError(
-            f"evaluate must return {objective!r}, the objective; it returned "
+            f"evaluate must return {metric!r}, the objective; it returned "
             f"{', '.join(metrics) or 'nothing'}"
+            + (f". Name another by `objective`: {hint}, or -{hint} to minimise it" if hint else "")
         )
+    if objective != metric:
+        metrics[objective] = -metrics[metric]
     return metrics
 
 
@@ -105,7 +112,7 @@ class CandidateEvaluator:
     Args:
         network: traced.
         evaluate: the user's function.
-        objective: the metric that is maximised.
+        objective: the metric that is maximised; with a minus before it, minimised.
         importance: which units of a group go first.
         calibration: batches of inputs; () leaves what is not pruned as it is.
         reconstruct: whether consuming layers are refitted by least squares on them; otherwise

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import EvaluationError
+from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
 from autoprune.evaluate.quiet import evaluating
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
@@ -168,14 +169,14 @@ class Finisher:
             return shipped
         from autoprune.pruning.recover import Epoch, Rewind, recover
 
-        settings = self._recover
+        settings, metric = self._recover, metric_of(self._objective)
         self._progress.stage("recovering the winner", settings.epochs)
 
         def tell(epoch: Epoch) -> None:
             self._progress.step(
                 epoch.epoch,
                 settings.epochs,
-                f"{self._objective} {epoch.metrics[self._objective]:.4f}",
+                f"{metric} {epoch.metrics[metric]:.4f}",
             )
 
         options = settings.model_dump(exclude={"rewind"})

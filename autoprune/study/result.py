@@ -14,6 +14,7 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Cost
 from autoprune.core.errors import ConfigError
 from autoprune.core.files import write_atomically
+from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
 from autoprune.pruning._batches import as_call
 from autoprune.study.config import budget_settings
@@ -42,7 +43,7 @@ class Result:
         verification: the measurement of what is shipped, or None without a device.
         dense_verification: of the dense network beside it.
         trials: every trial, in order.
-        objective: the metric that was maximised.
+        objective: the metric that was maximised, or minimised where a minus stands before it.
         example_inputs: of one batch.
         kept: group → (kept units, units).
         data: everything as JSON values: the content of `result.json`.
@@ -78,8 +79,8 @@ class Result:
 
     @property
     def accuracy(self) -> float:
-        """The objective of the pruned network, after recovery."""
-        return self.metrics[self.objective]
+        """The metric that was searched for, of the pruned network after recovery."""
+        return self.metrics[metric_of(self.objective)]
 
     @property
     def dense(self) -> Mapping[str, float]:
@@ -101,9 +102,10 @@ class Result:
 
     def __repr__(self) -> str:
         held = "held" if self.held else "not held"
+        metric = metric_of(self.objective)
         return (
-            f"Result(budget {self.budget}: {held}, {self.objective} {self.accuracy:.4g} "
-            f"(dense {self.dense_metrics[self.objective]:.4g}))"
+            f"Result(budget {self.budget}: {held}, {metric} {self.accuracy:.4g} "
+            f"(dense {self.dense_metrics[metric]:.4g}))"
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.core.cost import Cost, Estimate
 from autoprune.core.errors import EvaluationError, ProfilerError, RunError
+from autoprune.core.objectives import check_direction, metric_of
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
 from autoprune.searchers.base import SearchContext, Searcher
@@ -134,6 +135,7 @@ class Session:
                 metrics = self._evaluate_dense()
             except EvaluationError as error:
                 raise EvaluationError(f"on the dense network: {error}") from error
+        check_direction(self.config.objective, metrics[self.config.objective])
         self._events.record("dense", 0, {"metrics": metrics})
         self._dense_metrics = metrics
         return metrics
@@ -343,8 +345,8 @@ class Session:
     def _tell_measured(self, trial: Trial, verification: Verification) -> None:
         text = str(verification)
         if verification.measurement.ok:
-            objective = self.config.objective
-            text = f"{objective} {trial.score(objective):.4f}, {text}{self._verdict(trial)}"
+            metric = metric_of(self.config.objective)
+            text = f"{metric} {trial.score(metric):.4f}, {text}{self._verdict(trial)}"
         self.progress.message(f"trial {trial.number}: {text}")
 
     def _verdict(self, trial: Trial) -> str:

@@ -12,6 +12,7 @@ import autoprune
 from autoprune.cli import main
 from autoprune.core.errors import AutopruneError, ConfigError, RunError, RunVersionError
 from autoprune.export.onnx import run_onnx
+from autoprune.report import plain
 from autoprune.testing.fake_profiler import FakeProfiler
 
 TESTS = Path(__file__).parents[1]
@@ -178,6 +179,20 @@ def test_several_bounds_hold_at_once():
     assert result.cost.macs <= 0.6 * result.dense_cost.macs
     assert result.cost.params <= 9000
     assert result.cost.memory_bytes <= 90_000
+
+
+def test_a_loss_is_minimised():
+    def loss(model):
+        return {"loss": 1 - tiny_task.evaluate(model)["accuracy"] / 2}  # 0.5 of the dense network
+
+    result = quick(objective="-loss", evaluate=loss, trials=6)
+    assert result.accuracy == min(trial.metrics["loss"] for trial in result.trials)
+    assert result.accuracy < max(trial.metrics["loss"] for trial in result.trials)
+    assert result.accuracy == result.metrics["loss"] == -result.metrics["-loss"]
+    assert "loss (less is better)" in plain(result.data)
+    assert "-loss" not in plain(result.data)
+    with pytest.raises(ConfigError, match="give -loss"):
+        quick(objective="loss", evaluate=loss)
 
 
 @pytest.mark.parametrize("importance", ["l2", "bn_scale", "taylor"])

@@ -6,7 +6,7 @@ import pytest
 from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Cost, Estimate
 from autoprune.core.errors import ConfigError
-from autoprune.core.objectives import Objective, losses, parse_objectives
+from autoprune.core.objectives import Objective, check_direction, losses, parse_objectives
 from autoprune.core.trial import Trial
 
 
@@ -34,7 +34,6 @@ def test_a_cost_of_the_users_own_is_a_cost():
         ([], "two or more"),
         (["latency", "params"], "only costs"),
         (["latency", "accuracy"], "first of the objectives"),
-        (["-loss", "latency"], "first of the objectives"),
         (["accuracy", "latency", "latency_ms"], "once"),
         (["accuracy", "-accuracy"], "once"),
         (["accuracy", "-latency"], "without a sign"),
@@ -45,6 +44,20 @@ def test_a_cost_of_the_users_own_is_a_cost():
 def test_what_contradicts_itself_is_refused(names, said):
     with pytest.raises(ConfigError, match=said):
         parse_objectives(names)
+
+
+def test_the_first_may_be_minimised():
+    first, second = parse_objectives(["-loss", "latency"])
+    assert (first.name, first.maximise, second.cost) == ("loss", False, True)
+
+
+@pytest.mark.parametrize("name", ["loss", "val_loss", "RMSE", "word-error"])
+def test_a_loss_is_not_maximised(name):
+    with pytest.raises(ConfigError, match=f"give -{name}"):
+        check_direction(name, 0.4)
+    check_direction(f"-{name}", -0.4)
+    check_direction(name, -0.4)  # negated by evaluate
+    check_direction("lossless", 0.4)
 
 
 def test_losses_of_trials():

@@ -46,6 +46,14 @@ def test_what_does_not(given, message):
         evaluate_model(torch.nn.Identity(), lambda m: given, "accuracy")
 
 
+@pytest.mark.parametrize("given", [0.25, {"loss": 0.25}])
+def test_an_objective_that_is_minimised(given):
+    found = evaluate_model(torch.nn.Identity(), lambda m: given, "-loss")
+    assert found == {"loss": 0.25, "-loss": -0.25}
+    with pytest.raises(EvaluationError, match="`objective`: loss, or -loss to minimise"):
+        evaluate_model(torch.nn.Identity(), lambda m: {"loss": 0.25}, "accuracy")
+
+
 def test_what_the_users_function_raises_is_told_with_its_line():
     with pytest.raises(EvaluationError, match=r"KeyError: 'top1' \(fails, tiny_task.py:\d+\)"):
         evaluate_model(torch.nn.Identity(), tiny_task.fails, "accuracy")
