@@ -88,6 +88,10 @@ def search(
     device: Device = None,
     searcher: Annotated[str | None, typer.Option(help="uniform, random, tpe, amc, ...")] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates to evaluate.")] = None,
+    local_search: Annotated[
+        float | None,
+        typer.Option(help="Share of the trials, at the end, around the best so far: 0.3."),
+    ] = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or a YAML file.")] = None,
@@ -113,6 +117,7 @@ def search(
         device=device,
         searcher=searcher,
         trials=trials,
+        local_search=local_search,
         seed=seed,
         out=None if out is None else str(out),
         space=space,

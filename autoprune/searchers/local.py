@@ -60,16 +60,22 @@ class LocalSearch(Searcher):
         self.begins = begun + before_local(context.trials - begun, share)
         self.inner = make(replace(context, trials=self.begins))
         self.replays = self.inner.replays
-        self.notes = self.inner.notes
+        last = context.trials - self.begins
+        self.notes = (
+            *self.inner.notes,
+            f"local search around the best candidates: the last {last} trials of "
+            f"{context.trials - begun}",
+        )
         self._around = _Neighbours(context, self.inner)
-        self._told = 0
+        #: Numbers of the trials it was told of, some perhaps twice.
+        self._told: set[int] = set()
         #: Suggested or told of as pending, in that order; an ordered set.
         self._open: dict[Candidate, None] = {}
 
     def suggest(self, count: int = 1) -> list[Candidate]:
         """The searcher's own candidates, then neighbours of the best."""
         found: list[Candidate] = []
-        left = self.begins - self._told - len(self._open)
+        left = self.begins - len(self._told) - len(self._open)
         if left > 0:
             found = self.inner.suggest(min(count, left))
             self._suggested(found, self._around)
@@ -93,8 +99,8 @@ class LocalSearch(Searcher):
         self._note(completed, pending)
 
     def _note(self, completed: Sequence[Trial], pending: Sequence[Candidate]) -> None:
-        self._told += len(completed)
         for trial in completed:
+            self._told.add(trial.number)
             self._open.pop(trial.candidate, None)
         self._open.update(dict.fromkeys(pending))
         self._around.update(completed, pending)

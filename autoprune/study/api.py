@@ -54,6 +54,7 @@ def search(
     device_options: Mapping[str, Any] | None = None,
     searcher: str | type[Searcher] | Searcher = "auto",
     searcher_options: Mapping[str, Any] | None = None,
+    local_search: float = 0.0,
     confidence: float = 0.8,
     trials: int = 200,
     seed: int = 0,
@@ -99,6 +100,8 @@ def search(
         device_options: keyword arguments of a device that is given by name: `{"threads": 2}`.
         searcher: a name, a class or an instance.
         searcher_options: keyword arguments of a searcher that is given by name or class.
+        local_search: share of the trials, at the end, that are spent around the best candidates
+            so far instead of being the searcher's own (0.3, say); 0 is none.
         confidence: with which a candidate must hold the budget by prediction to be evaluated
             (one-sided); winners are measured in any case.
         trials: candidates to evaluate; of several budgets, for all of them together.
@@ -149,6 +152,7 @@ def search(
         **_aims(budget, objective, objectives),
         "device": _named(device, device_options, "device"),
         "searcher": _named(searcher, searcher_options, "searcher"),
+        "local_search": local_search,
         "confidence": confidence,
         "trials": trials,
         "seed": seed,

@@ -244,6 +244,7 @@ def check_searcher(task: Task) -> None:
     from autoprune.core.plugins import resolve
     from autoprune.searchers import registry
     from autoprune.searchers.base import Searcher
+    from autoprune.searchers.local import before_local
 
     named = task.config.searcher
     target = task.searcher
@@ -252,7 +253,9 @@ def check_searcher(task: Task) -> None:
     if isinstance(target, type):
         if task.config.objectives and issubclass(target, Searcher):
             target = registry.for_front(target)
-        registry.check_options(target, named.options, task.config.trials)
+        config = task.config
+        own = before_local(config.trials, config.local_search) if config.local_search else None
+        registry.check_options(target, named.options, own or config.trials)
 
 
 def _device(

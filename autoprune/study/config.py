@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from autoprune.core.budget import Budget
 from autoprune.core.errors import BudgetError, ConfigError
 from autoprune.core.objectives import metric_of, parse_objectives
-from autoprune.study.families import family_settings, is_family
+from autoprune.study.families import family_settings, is_family, members
 from autoprune.study.settings import (
     FrontSettings,
     Named,
@@ -40,6 +40,8 @@ class SearchConfig(Settings):
             several budgets that are searched for in one run. With `objectives` it may be left out.
         device: what is measured on, or None: nothing is measured.
         searcher: proposes candidates.
+        local_search: share of the trials, at the end, that are spent around the best candidates so
+            far instead of being the searcher's; 0 is none.
         confidence: with which a candidate must hold the budget by prediction to be evaluated
             (one-sided). Winners are measured anyway, so a higher one is safer, not surer: it
             leaves more of the budget unused.
@@ -79,6 +81,7 @@ class SearchConfig(Settings):
     budget: dict[str, float | str | tuple[float | str, ...]]
     device: Named | None = Named(name="onnxruntime-cpu")
     searcher: Named = Named(name="auto")
+    local_search: float = Field(default=0.0, ge=0, lt=1)
     confidence: float = Field(default=0.8, ge=0.5, lt=1)
     trials: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -195,6 +198,24 @@ class SearchConfig(Settings):
         except BudgetError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @model_validator(mode="after")
+    def _local(self) -> SearchConfig:
+        """Local search has one best candidate to be around, and trials to be the last share of."""
+        if not self.local_search:
+            return self
+        if self.objectives is not None:
+            raise ValueError(
+                "local_search is around the best candidate, and several objectives have no single "
+                "one; leave it out"
+            )
+        budgets = len(members(self.budget))
+        if self.trials < 2 * budgets:
+            raise ValueError(
+                f"local_search needs two trials or more of every budget, got {self.trials} trials "
+                f"for {budgets}"
+            )
+        return self
 
     @property
     def single_budget(self) -> Budget:

@@ -44,7 +44,7 @@ class FamilySession(Session):
             total = len(self.loop.trials) + share
             if number:
                 self.aim(budget)
-                self.loop.use(self.searcher(total))
+                self.loop.use(self.searcher(total, begun=total - share))
             self.progress.message(f"budget {budget}: {share} of {self.config.trials} trials")
             self._go(total)
         if not self.needs_device:

@@ -16,6 +16,7 @@ from autoprune.core.objectives import check_direction, metric_of
 from autoprune.core.trial import Trial
 from autoprune.cost.base import CostModel
 from autoprune.searchers.base import SearchContext, Searcher
+from autoprune.searchers.local import LocalSearch
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.projection import check_feasible
 from autoprune.study.checkpoints import Checkpoints
@@ -209,12 +210,15 @@ class Session:
             self.progress,
         )
 
-    def searcher(self, trials: int) -> Searcher:
-        """The task's searcher, for up to so many trials."""
-        named = self.config.searcher
-        return make_searcher(
-            self.task.searcher or named.name, self.context(trials), **named.options
-        )
+    def searcher(self, trials: int, begun: int = 0) -> Searcher:
+        """The task's searcher, for up to so many trials, some of them done already."""
+        named, share = self.config.searcher, self.config.local_search
+
+        def make(context: SearchContext) -> Searcher:
+            return make_searcher(self.task.searcher or named.name, context, **named.options)
+
+        context = self.context(trials)
+        return LocalSearch(context, make, share, begun) if share else make(context)
 
     def _go(self, trials: int) -> None:
         """Search, and measure the best; until there are so many trials, or a few more."""

@@ -138,7 +138,10 @@ def test_what_is_best_is_the_searchers_to_say():
 
     trials = run_search(factory, PROBLEM, context)
     searcher = made[0]
-    assert searcher.notes == ("a note",)
+    assert searcher.notes == (
+        "a note",
+        "local search around the best candidates: the last 15 trials of 30",
+    )
     widths = [searcher.merit(t) for t in trials]
     assert widths == [-float(sum(t.candidate.values())) for t in trials]
     assert max(widths[3:]) > max(widths[:3])
