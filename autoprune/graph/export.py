@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import inspect
@@ -30,14 +31,17 @@ class Export:
     Attributes:
         program: the graph, with regions under `no_grad` inlined.
         model: the copy in evaluation mode that was exported.
-        batch: samples in the user's inputs; 1 where the batch dimension had to be fixed.
+        batch: samples in the user's inputs; 1 where dimension 0 of the inputs is no batch.
         size: gives a size of the graph, symbolic or not, as a number for the user's batch.
+        fixed: whether the graph takes that many samples only, as forward makes a number of it
+            (`int(x.shape[0])`).
     """
 
     program: ExportedProgram
     model: nn.Module
     batch: int
     size: Callable[[Any], Any]
+    fixed: bool = False
 
 
 def export(
@@ -74,6 +78,8 @@ def export(
         inline_regions(program)
         program.graph_module.graph.eliminate_dead_code()
         if batch is None or not symbolic:
+            if batch is not None and _scales(copied, inputs, kwargs, batch):
+                return Export(program, copied, batch, _fixed, fixed=True)
             return Export(program, copied, 1, _fixed)
         return Export(program, copied, batch, _substitute(symbolic, batch))
     raise TraceError(
@@ -81,6 +87,27 @@ def export(
         "model(*example_inputs) runs; take data-dependent Python control flow out of forward, or "
         "prune the part of the model without it"
     ) from refusal
+
+
+def _scales(model: nn.Module, inputs: Any, kwargs: Any, batch: int) -> bool:
+    """Whether twice the samples give twice the outputs: dimension 0 is the batch."""
+
+    def twice(leaf: Any) -> Any:
+        batched = _has_batch(leaf) and len(leaf) == batch
+        return torch.cat([leaf, leaf]) if batched else leaf
+
+    def sizes(output: Any) -> list[int]:
+        return [len(leaf) for leaf in pytree.tree_leaves(output) if _has_batch(leaf)]
+
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            given, named = copy.deepcopy((inputs, kwargs))
+            once = sizes(model(*given, **named))
+            given, named = pytree.tree_map(twice, (inputs, kwargs))
+            more = sizes(model(*given, **named))
+    except Exception:  # the user's forward: it takes no other number of samples
+        return False
+    return bool(once) and once[0] == batch and more[:1] == [2 * batch]
 
 
 def _line(error: Exception | None) -> str:
@@ -100,9 +127,27 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: int | None) -> Ex
         )
         positional, keywords = shapes
         shapes = _by_name(model, positional, keywords)
-    with torch.no_grad(), warnings.catch_warnings(), _without_dumps():
+    with torch.no_grad(), warnings.catch_warnings(), _without_dumps(), _symbolic_len():
         warnings.simplefilter("ignore")
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+@contextlib.contextmanager
+def _symbolic_len() -> Iterator[None]:
+    """Let `len(x)` of a tensor be its symbolic size, as `x.shape[0]` is.
+
+    Python makes a number of what `Tensor.__len__` gives, which would fix the batch in the graph.
+    """
+    plain = builtins.len
+
+    def length(value: Any, /) -> Any:
+        return value.shape[0] if _has_batch(value) else plain(value)
+
+    vars(builtins)["len"] = length
+    try:
+        yield
+    finally:
+        vars(builtins)["len"] = plain
 
 
 class _WithoutGraphs:

@@ -73,6 +73,8 @@ class Network:
         parameters: dotted tensor name → its labels.
         removable: groups that may keep no unit at all → dotted names of the biases and running
             means that are zero then, so that the branch adds nothing.
+        fixed_batch: samples that the graph takes, where it takes no other number of them; the
+            model itself may take any.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class Network:
     labels: Mapping[str, Labels | tuple[Labels, ...]] = field(repr=False)
     parameters: Mapping[str, Labels] = field(repr=False)
     removable: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    fixed_batch: int | None = None
 
     @property
     def dense(self) -> Candidate:

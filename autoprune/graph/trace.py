@@ -76,6 +76,7 @@ def trace(
         labels=labels,
         parameters=parameters,
         removable=removed,
+        fixed_batch=exported.batch if exported.fixed else None,
     )
 
 

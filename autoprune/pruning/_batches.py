@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import ConfigError, SurgeryError
 
 #: Positional and keyword arguments of one forward pass.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+T = TypeVar("T")
 
 
 def as_call(batch: Any) -> Call:
@@ -46,6 +48,34 @@ def as_calls(batches: Iterable[Any]) -> list[Call]:
     if not calls:
         raise ConfigError("calibration needs at least one batch of inputs, got none")
     return calls
+
+
+def recut(calls: Sequence[T], size: int | None) -> Sequence[T]:
+    """The same samples in batches of a size; what is left over is filled up with the first ones.
+
+    Args:
+        calls: batches, each with its samples along dimension 0 of its tensors.
+        size: samples that a graph takes, or None where it takes any number of them.
+    """
+    if size is None:
+        return calls
+    found: list[T] = []
+    for call in calls:
+        count = next((len(x) for x in pytree.tree_leaves(call) if _batched(x)), None)
+        for start in range(0, count or 0, size):
+            chosen = torch.arange(start, start + size) % (count or 1)
+
+            def cut(x: Any, count: int | None = count, chosen: torch.Tensor = chosen) -> Any:
+                return x[chosen.to(x.device)] if _batched(x) and len(x) == count else x
+
+            found.append(pytree.tree_map(cut, call))
+        if count is None:
+            found.append(call)
+    return found
+
+
+def _batched(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
 def flat_inputs(program: ExportedProgram, call: Call) -> dict[str, Any]:

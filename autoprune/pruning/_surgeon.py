@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from autoprune.graph.network import ChannelGroup, Network
 from autoprune.pruning._activations import LIVE_BYTES
-from autoprune.pruning._batches import Call
+from autoprune.pruning._batches import Call, recut
 from autoprune.pruning._consumers import Consumer, consumers, order
 from autoprune.pruning._probe import affine
 from autoprune.pruning._ridge import Moments, factor
@@ -116,6 +116,7 @@ def operate(
     known: dict[fx.Node, _Solved] = {}
     generator = torch.Generator().manual_seed(seed)
     nodes = order(network, (), [*wanted])
+    calls = recut(calls, network.fixed_batch)
     dense = Walk(network.program, nodes, lookup(network.model), calls, limit=limit)
 
     def before(node: fx.Node) -> None:

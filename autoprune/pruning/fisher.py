@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from autoprune.core.errors import ConfigError, EvaluationError
 from autoprune.core.failures import describe
 from autoprune.graph.network import Network
-from autoprune.pruning._batches import Call, as_call
+from autoprune.pruning._batches import Call, as_call, recut
 from autoprune.pruning._consumers import order
 from autoprune.pruning._walk import Walk, lookup
 
@@ -88,7 +88,7 @@ def output_power(
         _loss(found, targets, loss, generator).backward()  # type: ignore[no-untyped-call]
 
     with torch.enable_grad():
-        for call, targets, count in _parts(batches, loss is not None):
+        for call, targets, count in _parts(batches, loss is not None, network.fixed_batch):
             run(call, targets)
             samples += count
     return {node: value / max(samples, 1) for node, value in total.items()}
@@ -119,7 +119,9 @@ def _leaf(value: Any) -> Any:
     return value
 
 
-def _parts(batches: Iterable[Any], labelled: bool) -> Iterator[tuple[Call, Any, int]]:
+def _parts(
+    batches: Iterable[Any], labelled: bool, fixed: int | None
+) -> Iterator[tuple[Call, Any, int]]:
     """Small batches: arguments, targets (or None), how many samples."""
     for batch in batches:
         if labelled and (not isinstance(batch, tuple | list) or len(batch) != 2):
@@ -128,6 +130,10 @@ def _parts(batches: Iterable[Any], labelled: bool) -> Iterator[tuple[Call, Any, 
             )
         call = as_call(batch[0] if labelled else batch)
         whole = (call, batch[1] if labelled else None)
+        if fixed is not None:
+            for part in recut([whole], fixed):
+                yield *part, fixed
+            continue
         sizes = {len(x) for x in _pytree.tree_leaves(whole) if isinstance(x, Tensor) and x.ndim}
         if len(sizes) != 1:
             yield *whole, max(sizes, default=1)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import SurgeryError
 from autoprune.graph.network import Network
+from autoprune.pruning._batches import recut
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of, module_stack, op_name
 from autoprune.pruning.empty import plain
 
@@ -57,11 +58,12 @@ class GraphNetwork(nn.Module):
 
     Parameters, buffers and submodules have the names that they have in the model, so it trains,
     is saved and is looked through like it. It takes the same inputs as the example inputs it was
-    traced with (at any batch size, where the trace has found one), positional or by keyword, and
-    gives the same structure. Convolutions, linear layers, norms, embeddings and dropout that are
-    modules of `torch.nn` are called as modules, so that their hooks and their training mode work;
-    dropout and BatchNorm called as functions follow the training mode of the module that calls
-    them. Dropout inside `scaled_dot_product_attention` stays off, as it was traced.
+    traced with, at any batch size (in parts, where the graph takes a fixed one), positional or by
+    keyword, and gives the same structure. Convolutions, linear layers, norms, embeddings and
+    dropout that are modules of `torch.nn` are called as modules, so that their hooks and their
+    training mode work; dropout and BatchNorm called as functions follow the training mode of the
+    module that calls them. Dropout inside `scaled_dot_product_attention` stays off, as it was
+    traced.
 
     Attributes:
         autoprune_note: why the network is a graph, in words.
@@ -107,6 +109,7 @@ class GraphNetwork(nn.Module):
         call = network.program.call_spec
         self._in_spec, self._out_spec = call.in_spec, call.out_spec
         self.autoprune_inputs = _input_names(network)
+        self._batch = network.fixed_batch
         self._positional = len(network.example_inputs)
         self._keywords = tuple(network.example_kwargs)
         self._signature = inspect.signature(network.model.forward)
@@ -124,7 +127,20 @@ class GraphNetwork(nn.Module):
                 f"the inputs must have the structure of the example inputs, {self._in_spec}; "
                 f"got {spec}"
             )
-        return pytree.tree_unflatten(list(self._run(self, *leaves)), self._out_spec)
+        return pytree.tree_unflatten(self._outputs(leaves), self._out_spec)
+
+    def _outputs(self, leaves: list[Any]) -> list[Any]:
+        """What the graph gives; in parts and together again where it takes a fixed batch."""
+        first = next((x for x in leaves if isinstance(x, Tensor) and x.ndim), None)
+        if self._batch is None or first is None or len(first) == self._batch:
+            return list(self._run(self, *leaves))
+        parts = [self._run(self, *part) for part in recut([leaves], self._batch)]
+        return [
+            torch.cat(values)[: len(first)]
+            if isinstance(values[0], Tensor) and values[0].shape[:1] == (self._batch,)
+            else values[0]
+            for values in zip(*parts, strict=True)
+        ]
 
     def _bind(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs as they were given when tracing: by position or by keyword."""

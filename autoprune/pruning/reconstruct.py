@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from autoprune.core.errors import ConfigError, SurgeryError
 from autoprune.graph.network import Network, Selection
 from autoprune.pruning._activations import LIVE_BYTES
-from autoprune.pruning._batches import as_calls
+from autoprune.pruning._batches import as_calls, recut
 from autoprune.pruning._biases import means
 from autoprune.pruning._consumers import Consumer, consumers, downstream, order
 from autoprune.pruning._refit import Refit, Sample
@@ -96,7 +96,7 @@ class Reconstructor:
         self.ridge = ridge
         self.scope = scope
         self.max_live_bytes = max_live_bytes
-        self._calls = as_calls(batches)
+        self._calls = recut(as_calls(batches), network.fixed_batch)
         self._names = tensor_names(network.program)
         self._reached = self._behind_groups()
         self._consumers = self._candidates()

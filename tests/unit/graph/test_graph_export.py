@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.core.errors import TraceError
+from autoprune.cost.analytic import AnalyticCost
 from autoprune.graph import describe, trace
 
 
@@ -138,8 +139,8 @@ def test_what_export_refuses_is_a_trace_error_that_says_what_to_do(model):
 def test_wrong_arguments_are_trace_errors():
     with pytest.raises(TraceError, match=r"must be an nn\.Module; got function"):
         trace(lambda x: x, torch.randn(2, 4))  # type: ignore[arg-type]
-    with pytest.raises(TraceError, match="got dict"):
-        trace(small(), {"x": torch.randn(2, 3, 4, 4)})
+    with pytest.raises(TraceError, match="got set"):
+        trace(small(), {torch.randn(2, 3, 4, 4)})
 
 
 def test_regions_without_gradient_are_inlined():
@@ -204,3 +205,35 @@ def test_networks_without_anything_to_prune():
     assert network.groups == ()
     assert network.frozen == {"0": "it is an output of the network"}
     assert len(network.workload(network.dense)) == 1
+
+
+class CountsSamples(nn.Module):
+    """Makes a number of its batch, so that the graph takes no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.token = nn.Parameter(torch.ones(1, 1, 6))
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(int(x.shape[0]), -1, -1), x], 1)
+        return self.b(self.a(x).relu().mean(1))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_that_the_graph_fixes_is_still_one(batch):
+    network = trace(CountsSamples(), torch.randn(batch, 5, 6))
+    assert (network.fixed_batch, network.kernels.batch) == (batch, batch)
+    macs = AnalyticCost().predict(network.workload(network.dense))[0].macs
+    assert macs == 6 * (6 * 8) + 8 * 3
+    assert trace(small(), torch.randn(4, 3, 4, 4)).fixed_batch is None
+
+
+def test_len_does_not_fix_the_batch():
+    class Len(CountsSamples):
+        def forward(self, x):
+            return self.b(self.a(x).reshape(len(x), -1, 8).relu().mean(1))
+
+    network = trace(Len(), torch.randn(4, 5, 6))
+    assert (network.fixed_batch, network.kernels.batch) == (None, 4)
+    assert len([0, 1]) == 2
