@@ -16,6 +16,7 @@ from autoprune.core.device import (
 )
 from autoprune.core.errors import AutopruneError, PluginError, ProfilerError
 from autoprune.core.plugins import known_names, resolve
+from autoprune.profile.closing import close
 from autoprune.profile.conditions import conditions_by
 from autoprune.profile.energy import MeterError, name, window_s
 from autoprune.profile.options import converted
@@ -88,6 +89,10 @@ class Metered:
     def conditions(self) -> dict[str, str]:
         """The profiler's clocks and temperature at this moment, where they can be read."""
         return conditions_by(self._profiler)
+
+    def close(self) -> None:
+        """End what the profiler keeps open."""
+        close(self._profiler)
 
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol

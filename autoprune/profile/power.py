@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
 from autoprune.core.errors import ProfilerError
+from autoprune.profile.closing import close
 from autoprune.profile.conditions import conditions_by
 
 
@@ -46,6 +47,10 @@ class StatedPower:
     def conditions(self) -> dict[str, str]:
         """The profiler's clocks and temperature at this moment, where they can be read."""
         return conditions_by(self._profiler)
+
+    def close(self) -> None:
+        """End what the profiler keeps open."""
+        close(self._profiler)
 
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol

@@ -147,6 +147,12 @@ class DeviceMeasure:
 
         return conditions_by(self.profiler)
 
+    def close(self) -> None:
+        """End what the profiler keeps open; measuring again opens it anew."""
+        from autoprune.profile.closing import close
+
+        close(self.profiler)
+
     def no_energy(self) -> str:
         """Why the device tells no energy; "" where it does. Measures the dense network briefly."""
         protocol = replace(
