@@ -199,6 +199,8 @@ def finish(
         phases=prepared.phases,
     )
     shipped = ship(searched, finisher, trials)
+    if prepared.device is not None and task.profiler is None:
+        prepared.device.close()
     note = getattr(shipped.model, "autoprune_note", "")
     seconds = {name: round(value, 3) for name, value in prepared.phases.seconds.items()}
     about: dict[str, Any] = {
