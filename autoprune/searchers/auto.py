@@ -14,7 +14,7 @@ from autoprune.searchers.base import SearchContext
 from autoprune.searchers.evolve import EvolveSearcher
 from autoprune.searchers.losses import LossFitter, LossModel, losses_of, nearness
 from autoprune.searchers.programme import Programme
-from autoprune.searchers.sensitivity import best_by, known_losses
+from autoprune.searchers.sensitivity import best_by, known_losses, loss_table
 from autoprune.searchers.surrogate import Surrogate
 from autoprune.space.profiles import known_profiles
 
@@ -28,8 +28,9 @@ class AutoSearcher(EvolveSearcher):
     """Seeds from what is known beforehand, then evolution and the exact solver by turns.
 
     Where a search can tell what pruning each group alone would lose, it begins with what the
-    programme answers by that (and by powers of it, which spread the pruning more and less), and
-    the uniform candidate. Otherwise with profiles: the uniform candidate, and those that spare
+    programme answers by that (and by powers of it, which spread the pruning more and less), the
+    profile that loses least by it, the uniform candidate, and the other profiles that lose less
+    than that one. Otherwise with profiles: the uniform candidate, and those that spare
     the channels which many layers share and prune early groups more than late ones
     (`autoprune.space.profiles`). Then come candidates around the best of them. From then on a
     growing convex curve for each group is fitted to all trials (`LossFitter`), and a Gaussian
@@ -83,11 +84,22 @@ class AutoSearcher(EvolveSearcher):
         solved: list[Ints] = []
         profiles = known_profiles(self.oracle)
         if given:
-            profiles = profiles[:1]  # uniform, which anything must beat
+            profiles = self._worth_trying(profiles, loss_table(self.space, given))
             for power in POWERS:
                 losses = {group: known**power for group, known in given.items()}
                 solved += best_by(self.oracle, losses, avoid=solved)
         return [*solved, *(p for p in profiles if not any((p == s).all() for s in solved))]
+
+    def _worth_trying(self, profiles: list[Ints], table: Floats) -> list[Ints]:
+        """Profiles that lose less than the uniform one by an (n, C) table, which comes second.
+
+        The solver would have found the best of them if losses only added up; they don't, and a
+        profile prunes no group as deep as the solver does.
+        """
+        lost = [float(table[np.arange(len(table)), levels].sum()) for levels in profiles]
+        order = sorted(range(1, len(profiles)), key=lambda i: lost[i])
+        better = [profiles[i] for i in order if lost[i] < lost[0]]
+        return [*better[:1], *profiles[:1], *better[1:]]
 
     def _first(self, step: int) -> Ints:
         """The seeds, then candidates around the best so far, more and more spread."""
