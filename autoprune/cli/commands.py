@@ -96,6 +96,13 @@ def search(
     out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or a YAML file.")] = None,
     table: Annotated[str | None, typer.Option(help="Latency table to load.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database for the trials: postgresql+psycopg://user@host/db.")
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Begin this study in the database, or join the drivers that search it."),
+    ] = None,
     workers: Workers = None,
     ray_address: RayAddress = None,
     settings: Sets = None,
@@ -122,6 +129,8 @@ def search(
         out=None if out is None else str(out),
         space=space,
         table=table,
+        storage=storage,
+        study=study,
     )
     settings = [*worker_settings(workers, ray_address), *(settings or [])]
     raise typer.Exit(run_search(config, options, settings, as_json=json))

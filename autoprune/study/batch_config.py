@@ -42,7 +42,7 @@ class Jobs(Settings):
 
 
 #: What a job sets by itself, and a sweep's models and defaults may not.
-RESERVED = ("budget", "searcher", "seed", "out", "workers", "run", "table")
+RESERVED = ("budget", "searcher", "seed", "out", "workers", "run", "table", "study")
 
 
 class SweepConfig(Settings):

@@ -82,10 +82,16 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         return conduct_family(task, folder, progress)
     if folder is not None and folder.result.exists():
         return read_result(task, folder)
+    if task.config.study is not None:
+        from autoprune.study.shared_run import conduct_shared
+
+        return conduct_shared(task, folder, progress)
     prepared = prepare(task, progress, race_of(task, None if folder is None else folder.racing))
     kind = FrontSession if task.config.objectives else Session
     session = open_session(prepared, task, folder, kind)
     dense_metrics = session.dense_metrics()
+    if folder is not None:
+        folder.begun = True
     trials = session.run(prepared.evaluator)
     front = session.close() if isinstance(session, FrontSession) else None
     return finish(prepared, task, session, trials, dense_metrics, folder, front)
@@ -138,10 +144,16 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
     return Prepared(network, evaluator, device, progress, phases, notes, start)
 
 
-def open_session(prepared: Prepared, task: Task, folder: RunFolder | None, kind: type[S]) -> S:
+def open_session(
+    prepared: Prepared,
+    task: Task,
+    folder: RunFolder | None,
+    kind: type[S],
+    store: Store | None = None,
+) -> S:
     """The session of a task, with its store, its latency table and its space."""
     network, device, progress = prepared.network, prepared.device, prepared.progress
-    store = Store(*storage_of(task, folder), units_of(network))
+    store = store or Store(*storage_of(task, folder), units_of(network))
     if task.config.objectives:
         check_metric_objectives(task, network, store, progress)
     with prepared.phases("table"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import BudgetError, ConfigError
@@ -66,6 +66,8 @@ class SearchConfig(Settings):
         profile: how a table is measured.
         max_failures: evaluations that may fail in a row before the search stops.
         storage: Optuna database URL; None keeps a journal file in the run folder.
+        study: name of a study in `storage` that several drivers search together: the first that
+            names it begins it, others join; None searches alone.
         racing: stop evaluations of candidates that are surely worse than the best; None
             evaluates all in full.
         workers: evaluate on so many Ray workers; None evaluates in this process, without Ray.
@@ -99,6 +101,7 @@ class SearchConfig(Settings):
     profile: TableSettings = TableSettings()
     max_failures: int = Field(default=5, ge=1)
     storage: str | None = None
+    study: str | None = Field(default=None, min_length=1, max_length=200)
     racing: RacingSettings | None = None
     workers: WorkerSettings | None = None
     run: Run | None = None
@@ -151,6 +154,23 @@ class SearchConfig(Settings):
                 "for other budgets off the front by `autoprune pick`"
             )
         return {"budget": {"macs": "1x"}, **data, "objective": first}
+
+    @field_validator("study")
+    @classmethod
+    def _shared(cls, value: str | None, known: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if known.data.get("storage") is None:
+            raise ValueError(
+                "a study that several drivers search together is in a database; give its URL by "
+                "`storage`, or leave `study` out"
+            )
+        if known.data.get("objectives") is not None or is_family(known.data.get("budget")):
+            raise ValueError(
+                "drivers that search together must have a single budget and no objectives; leave "
+                "`study` out, or search for each budget in a study of its own"
+            )
+        return value
 
     @field_validator("objective")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,8 @@ T = TypeVar("T")
 AWAY_S, PAUSE_S = 120.0, 5.0
 #: Seconds within which a database server must answer at first.
 CONNECT_S = 10
+#: How often it is tried to make the tables; another process may be doing so.
+MAKING = 5
 
 
 def shown(url: str) -> str:
@@ -31,8 +34,12 @@ def shown(url: str) -> str:
         return "the storage's URL"
 
 
-def open_database(url: str) -> RDBStorage:
+def open_database(url: str, **options: int) -> RDBStorage:
     """Connect to a database; its tables are made if they are not there.
+
+    Args:
+        url: of the database.
+        options: of Optuna's `RDBStorage` (`heartbeat_interval`, `grace_period`).
 
     Raises:
         RunError: it can't be reached, refuses the login, or is of another Optuna version.
@@ -40,7 +47,7 @@ def open_database(url: str) -> RDBStorage:
     """
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
+    from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError
 
     try:
         backend = make_url(url).get_backend_name()
@@ -49,11 +56,23 @@ def open_database(url: str) -> RDBStorage:
             "storage must be a database URL such as postgresql+psycopg://user@host/name; what was "
             "given can't be read as one"
         ) from error
-    options: dict[str, object] = {"pool_pre_ping": True}
+    engine: dict[str, object] = {"pool_pre_ping": True}
     if backend == "postgresql":
-        options["connect_args"] = {"connect_timeout": CONNECT_S}
+        engine["connect_args"] = {"connect_timeout": CONNECT_S}
+
+    def connect() -> RDBStorage:
+        with warnings.catch_warnings():
+            # Optuna calls its heartbeats experimental.
+            warnings.filterwarnings("ignore", message=".*heartbeat_interval.*")
+            return RDBStorage(url, engine_kwargs=dict(engine), **options)  # type: ignore[arg-type]
+
     try:
-        return RDBStorage(url, engine_kwargs=options)
+        for _ in range(MAKING - 1):
+            try:
+                return connect()
+            except (IntegrityError, ProgrammingError):
+                time.sleep(random.random())  # two processes make its tables at the same time
+        return connect()
     except ImportError as error:
         hint = "pip install 'autoprune[postgres]'" if backend == "postgresql" else str(error)
         raise MissingDependencyError(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoprune.graph.network import Network, Selection
     from autoprune.pruning.importance import Importance
     from autoprune.study.racing import Race
+    from autoprune.study.task import Task
 
 
 def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dict[str, float]:
@@ -104,6 +105,19 @@ class Phases:
     def add(self, name: str, seconds: float) -> None:
         """Count seconds of a phase."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def evaluate_dense(task: Task, model: nn.Module) -> dict[str, float]:
+    """What a task's function says of its dense network; once in a batch, which remembers it.
+
+    Raises:
+        EvaluationError: as `evaluate_model`.
+    """
+
+    def evaluate() -> dict[str, float]:
+        return evaluate_model(model, task.evaluate, task.config.objective)
+
+    return evaluate() if task.cache is None else task.cache.dense(evaluate)
 
 
 class CandidateEvaluator:

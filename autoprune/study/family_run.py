@@ -54,6 +54,8 @@ def conduct_family(task: Task, folder: RunFolder | None, progress: Progress) -> 
     for index in order:
         session.aim(Budget.parse(budgets[index]))
     dense_metrics = session.dense_metrics()
+    if folder is not None:
+        folder.begun = True
     session.budgets = [Budget.parse(budgets[i]) for i in order]
     trials = session.run(prepared.evaluator)
     results = []

@@ -36,10 +36,14 @@ class RunFolder:
 
     Args:
         path: the folder; `create` makes it, `open` expects a run in it.
+
+    Attributes:
+        begun: whether there is something to resume, in the journal or a database.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.begun = False
         self._lock = FileLock(path / ".lock")
 
     @classmethod
@@ -134,7 +138,7 @@ class RunFolder:
     def discard_unless_begun(self) -> None:
         """Take back a run that failed before there was anything to resume."""
         begun = self.journal.exists() and b'"event/' in self.journal.read_bytes()
-        if begun or self.table.exists():
+        if begun or self.begun or self.table.exists():
             return
         for path in (self.config, self.journal, self.path / f"{self.journal.name}.lock"):
             path.unlink(missing_ok=True)

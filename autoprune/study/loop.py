@@ -66,7 +66,7 @@ class Loop:
         self._progress = progress
         self._phases = phases
         self._checkpoints = checkpoints
-        self._replay = deque(store.trials())
+        self._replay = deque(self._kept())
         self._pending: dict[int, Trial] = {}
         #: How many trials were finished when each of the pending ones was asked for.
         self._asked: dict[int, int] = {}
@@ -94,6 +94,10 @@ class Loop:
         The earliest of equals.
         """
         return None if self._best is None else self.trials[self._best]
+
+    def _kept(self) -> list[Stored]:
+        """The trials that are replayed."""
+        return self._store.trials()
 
     def _rank(self, trial: Trial) -> tuple[float, int]:
         return self.merit(trial), -trial.number
@@ -305,6 +309,9 @@ class Loop:
             if self._checkpoints is not None:
                 self._checkpoints.after(self._searcher, self.trials)
         self._progress.trial(trial, self.best, len(self.trials), self._planned)
+        self._check_failures(trial)
+
+    def _check_failures(self, trial: Trial) -> None:
         if self._failures >= self._max_failures:
             raise EvaluationError(
                 f"{self._failures} evaluations in a row failed, so the search stopped "

@@ -20,7 +20,7 @@ from autoprune.searchers.local import LocalSearch
 from autoprune.searchers.registry import make_searcher
 from autoprune.space.projection import check_feasible
 from autoprune.study.checkpoints import Checkpoints
-from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
+from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_dense
 from autoprune.study.events import Events
 from autoprune.study.loop import Loop
 from autoprune.study.progress import Progress
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from autoprune.evaluate.base import EvaluatorPool
     from autoprune.graph.network import Network
     from autoprune.space.space import SearchSpace
     from autoprune.study.device import DeviceMeasure
@@ -133,20 +134,13 @@ class Session:
         self.progress.stage("evaluating the dense network")
         with self.phases("dense"):
             try:
-                metrics = self._evaluate_dense()
+                metrics = evaluate_dense(self.task, self.network.model)
             except EvaluationError as error:
                 raise EvaluationError(f"on the dense network: {error}") from error
         check_direction(self.config.objective, metrics[self.config.objective])
         self._events.record("dense", 0, {"metrics": metrics})
         self._dense_metrics = metrics
         return metrics
-
-    def _evaluate_dense(self) -> dict[str, float]:
-        def evaluate() -> dict[str, float]:
-            return evaluate_model(self.network.model, self.task.evaluate, self.config.objective)
-
-        cache = self.task.cache
-        return evaluate() if cache is None else cache.dense(evaluate)
 
     # -- the search ----------------------------------------------------------------------------
 
@@ -158,23 +152,24 @@ class Session:
         for note in searcher.notes:
             self.progress.message(note)
         self.progress.stage("searching", config.trials)
-        checkpoints = (
-            None if self.checkpoint is None else Checkpoints(self.checkpoint, config.objective)
-        )
         with make_pool(self.task, evaluator) as pool:
-            self.loop = Loop(
-                searcher,
-                self.cost_model,
-                pool,
-                self.store,
-                objective=config.objective,
-                max_failures=config.max_failures,
-                progress=self.progress,
-                phases=self.phases,
-                checkpoints=checkpoints,
-            )
+            self.loop = self._make_loop(searcher, pool)
             self._search()
         return self.loop.trials
+
+    def _make_loop(self, searcher: Searcher, pool: EvaluatorPool, kind: type[Loop] = Loop) -> Loop:
+        config, path = self.config, self.checkpoint
+        return kind(
+            searcher,
+            self.cost_model,
+            pool,
+            self.store,
+            objective=config.objective,
+            max_failures=config.max_failures,
+            progress=self.progress,
+            phases=self.phases,
+            checkpoints=None if path is None else Checkpoints(path, config.objective),
+        )
 
     def _first(self) -> Searcher:
         """The searcher to begin with."""
@@ -334,6 +329,11 @@ class Session:
                 )
             data = {"trials": numbers, "verifications": [v.to_dict() for v in found]}
             self._events.record("verified", len(self.loop.trials), data)
+        self._learn(chosen, found)
+
+    def _learn(self, chosen: Sequence[Trial], found: Sequence[Verification]) -> None:
+        """Take measurements of trials, and correct the cost model with them."""
+        candidates = [trial.candidate for trial in chosen]
         workloads = self.network.workloads(candidates)
         before = self.cost_model.predict(workloads)
         with self.phases("correct"):

@@ -75,7 +75,7 @@ class Searched(Protocol):
 def storage_of(task: Task, folder: RunFolder | None) -> tuple[Any, str]:
     """Where a task's trials are stored, and under which name."""
     run = task.config.run
-    name = run.study if run is not None else "autoprune"
+    name = task.config.study or (run.study if run is not None else "autoprune")
     if task.config.storage is not None:
         if run is None:
             raise ConfigError("storage needs a run folder to resume from; give one by `out`")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,7 @@ from autoprune.study.database import open_database, patiently, shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 T = TypeVar("T")
 #: Opens a block at whose end what it wrote is durable.
@@ -33,6 +33,9 @@ Together = Callable[[], AbstractContextManager[None]]
 
 #: Of the trials' and events' attributes.
 SCHEMA = 1
+#: Of a trial that several drivers may want (`autoprune.study.shared_store`): whose it is, and, in
+#: one attribute, what came of it; without that it was given up.
+CLAIM, OUTCOME = "claim", "outcome"
 
 
 @dataclass(frozen=True)
@@ -81,22 +84,16 @@ class Store:
 
     def __init__(self, storage: Path | str | None, study: str, units: Mapping[str, int]) -> None:
         from optuna.distributions import IntDistribution
-        from optuna.study import StudyDirection
 
         self._database = isinstance(storage, str)
         self.where = shown(storage) if isinstance(storage, str) else str(storage or "memory")
         self._ranges = {name: IntDistribution(1, count) for name, count in units.items()}
         with self._guarded(), _quiet():
-            self._storage, self._together = _open(storage)
-            studies = self._call(self._storage.get_all_studies)
-            names = {s.study_name: s._study_id for s in studies}
-            if study in names:
-                self._study = names[study]
-                schema = self._attributes().get("schema", SCHEMA)
-            else:
-                schema = SCHEMA
-                self._study = self._storage.create_new_study([StudyDirection.MAXIMIZE], study)
+            self._storage, self._together = self._open(storage)
+            self._study, made = self._find_or_make(study)
+            if made:
                 self._note("schema", SCHEMA)
+            schema = self._attributes().get("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
             raise RunVersionError(
                 f"{self.where} was written by a newer autoprune (schema {schema}, this one reads "
@@ -104,13 +101,13 @@ class Store:
             )
 
     def trials(self) -> list[Stored]:
-        """Every finished trial, in the order in which they finished.
+        """Every finished trial, in the order in which they finished (of several drivers: began).
 
         Raises:
             RunError: one was changed by hand.
         """
         with self._guarded():
-            return [self._read(trial) for trial in self._frozen()]
+            return [self._read(trial) for trial in self._frozen() if not _given_up(trial)]
 
     def add(
         self,
@@ -127,27 +124,8 @@ class Store:
             phases: seconds by phase that it took.
             asked: how many trials were finished when it was suggested.
         """
-        from optuna.trial import FrozenTrial, TrialState
-
-        attributes = _attributes(trial, phases or {}, asked)
-        value = trial.score(objective) if trial.ok else None
-        state = TrialState.COMPLETE if trial.ok else TrialState.FAIL
-        if trial.ok and not trial.whole:
-            state = TrialState.PRUNED
-        now = datetime.now()
-        frozen = FrozenTrial(
-            number=-1,  # the storage gives it one, and an id
-            trial_id=-1,
-            state=state,
-            value=value,
-            datetime_start=now,
-            datetime_complete=now,
-            params=dict(trial.candidate),
-            distributions={name: self._ranges[name] for name in trial.candidate},
-            user_attrs=attributes,
-            system_attrs={},
-            intermediate_values={},
-        )
+        attributes = attributes_of(trial, phases or {}, asked)
+        frozen = self._entry(trial.candidate, attributes, *state_of(trial, objective))
         with self._guarded():
             self._call(
                 lambda: self._storage.create_new_trial(self._study, template_trial=frozen),
@@ -171,25 +149,93 @@ class Store:
         """
         with self._guarded():
             attributes = self._attributes()
+        return self._events(attributes, (n for n in attributes if n.startswith("event/")))
+
+    def record(self, event: Event) -> None:
+        """Store an event, whole or not at all."""
+        with self._guarded():
+            number = sum(name.startswith("event/") for name in self._attributes())
+            self._record(event, f"event/{number:06d}")
+
+    def _events(self, attributes: Mapping[str, Any], names: Iterable[str]) -> list[Event]:
         found = []
-        for name in sorted(n for n in attributes if n.startswith("event/")):
+        for name in sorted(names):
             entry = attributes[name]
             if not isinstance(entry, dict) or entry.get("sum") != _checksum(entry):
                 raise RunError(f"{self.where}: {name} was changed after it was written; restore it")
             found.append(Event(entry["kind"], entry["after"], entry["data"]))
         return found
 
-    def record(self, event: Event) -> None:
-        """Store an event, whole or not at all."""
-        entry: dict[str, Any] = {
-            "kind": event.kind,
-            "after": event.after,
-            "data": json.loads(json.dumps(event.data)),
-        }
-        entry["sum"] = _checksum(entry)
-        with self._guarded():
-            number = sum(name.startswith("event/") for name in self._attributes())
-            self._note(f"event/{number:06d}", entry)
+    def _record(self, event: Event, name: str) -> None:
+        data = json.loads(json.dumps(event.data))
+        entry: dict[str, Any] = {"kind": event.kind, "after": event.after, "data": data}
+        self._note(name, {**entry, "sum": _checksum(entry)})
+
+    def _open(self, storage: Path | str | None) -> tuple[BaseStorage, Together]:
+        from optuna.storages import InMemoryStorage
+
+        from autoprune.study.journal import open_journal
+
+        if storage is None:
+            return InMemoryStorage(), nullcontext
+        if isinstance(storage, Path):
+            return open_journal(storage)
+        if "://" not in storage:
+            raise RunError(
+                "storage must be a database URL such as postgresql+psycopg://user@host/name, or "
+                f"left out for a journal file in the run folder; got {storage!r}"
+            )
+        return open_database(storage), nullcontext
+
+    def _find_or_make(self, study: str) -> tuple[int, bool]:
+        """The study's id, and whether it was made now."""
+        from optuna.exceptions import DuplicatedStudyError
+        from optuna.study import StudyDirection
+
+        def find() -> int | None:
+            try:
+                return self._storage.get_study_id_from_name(study)
+            except KeyError:
+                return None
+
+        def make() -> int:
+            return self._storage.create_new_study([StudyDirection.MAXIMIZE], study)
+
+        known = self._call(find)
+        if known is not None:
+            return known, False
+        try:
+            return self._call(make, done=find), True
+        except DuplicatedStudyError:
+            known = self._call(find)  # another process made it just now
+            if known is None:
+                raise
+            return known, False
+
+    def _entry(
+        self,
+        candidate: Candidate,
+        attributes: Mapping[str, Any],
+        state: TrialState,
+        value: float | None,
+    ) -> FrozenTrial:
+        """A trial as Optuna takes it; the storage gives it a number and an id."""
+        from optuna.trial import FrozenTrial
+
+        now = datetime.now()
+        return FrozenTrial(
+            number=-1,
+            trial_id=-1,
+            state=state,
+            value=value,
+            datetime_start=now,
+            datetime_complete=now if state.is_finished() else None,
+            params=dict(candidate),
+            distributions={name: self._ranges[name] for name in candidate},
+            user_attrs=dict(attributes),
+            system_attrs={},
+            intermediate_values={},
+        )
 
     def _call(self, call: Callable[[], T], done: Callable[[], T | None] | None = None) -> T:
         """Use the storage; a database that restarts is waited for."""
@@ -212,7 +258,9 @@ class Store:
         return None
 
     def _read(self, frozen: FrozenTrial) -> Stored:
-        attributes = frozen.user_attrs
+        attributes = dict(frozen.user_attrs)
+        attributes.pop(CLAIM, None)
+        attributes.update(attributes.pop(OUTCOME, {}))
         if attributes.get("sum") != _checksum(attributes):
             raise RunError(
                 f"{self.where}: trial {frozen.number} was changed after it was written; restore "
@@ -248,7 +296,24 @@ class Store:
             ) from error
 
 
-def _attributes(trial: Trial, phases: Mapping[str, float], asked: int | None) -> dict[str, Any]:
+def _given_up(frozen: FrozenTrial) -> bool:
+    """Whether a trial of several drivers is under way, or was left without a result."""
+    done = OUTCOME in frozen.user_attrs and frozen.state.is_finished()
+    return CLAIM in frozen.user_attrs and not done
+
+
+def state_of(trial: Trial, objective: str) -> tuple[TrialState, float | None]:
+    """A finished trial's state and value, for Optuna."""
+    from optuna.trial import TrialState
+
+    if not trial.ok:
+        return TrialState.FAIL, None
+    state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
+    return state, trial.score(objective)
+
+
+def attributes_of(trial: Trial, phases: Mapping[str, float], asked: int | None) -> dict[str, Any]:
+    """What is stored of a finished trial besides its state and value."""
     attributes: dict[str, Any] = {
         "number": trial.number,
         "candidate": [list(pair) for pair in trial.candidate.kept],
@@ -268,23 +333,6 @@ def _checksum(entry: Mapping[str, Any]) -> str:
     content = {name: value for name, value in entry.items() if name != "sum"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _open(storage: Path | str | None) -> tuple[BaseStorage, Together]:
-    from optuna.storages import InMemoryStorage
-
-    from autoprune.study.journal import open_journal
-
-    if storage is None:
-        return InMemoryStorage(), nullcontext
-    if isinstance(storage, Path):
-        return open_journal(storage)
-    if "://" not in storage:
-        raise RunError(
-            "storage must be a database URL such as postgresql+psycopg://user@host/name, or left "
-            f"out for a journal file in the run folder; got {storage!r}"
-        )
-    return open_database(storage), nullcontext
 
 
 @contextmanager
