@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from autoprune.core.errors import AutopruneError, ConfigError, EvaluationError
 from autoprune.core.failures import describe
 from autoprune.pruning._batches import as_call
 from autoprune.pruning._features import Taps, distance, points
+from autoprune.pruning._teaching import full, logits_of, teaching
 
 #: (the network's output, the batch's targets) → scalar loss.
 Loss = Callable[[Any, Any], Tensor]
@@ -171,7 +172,8 @@ class Student:
         if self.distill < 1:
             total = total + (1 - self.distill) * self._task(output, targets)
         if self.distill > 0 and taught is not None:
-            total = total + self.distill * distillation(output, taught, self.temperature)
+            own = self.loss is not F.cross_entropy
+            total = total + self.distill * teaching(output, taught, targets, self.temperature, own)
         if self._own is not None and self._dense is not None:
             total = total + self.features * distance(self._own.take(), self._dense.take())
         return total
@@ -183,7 +185,7 @@ class Student:
 
     def _task(self, output: Any, targets: Any) -> Tensor:
         if self.dtype != torch.float32:
-            output = _pytree.tree_map(_full, output)
+            output = _pytree.tree_map(full, output)
         value = self.loss(logits_of(output) if self.loss is F.cross_entropy else output, targets)
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise ConfigError(f"the loss must be a scalar tensor, got {value!r}")
@@ -214,49 +216,6 @@ class Student:
         return torch.channels_last
 
 
-def distillation(output: Any, taught: Any, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ network), the mean over samples, of outputs softened by T.
-
-    Args:
-        output: the network's logits (..., classes); of a tuple, a mapping or an object with
-            `logits`, those or the first are taken.
-        taught: the teacher's, likewise.
-        temperature: T.
-    """
-    student, master = _full(logits_of(output)), _full(logits_of(taught))
-    if student.shape != master.shape:
-        raise ConfigError(
-            f"network and teacher must give outputs of one shape, got {tuple(student.shape)} and "
-            f"{tuple(master.shape)}"
-        )
-    classes = student.shape[-1]
-    return F.kl_div(
-        (student / temperature).log_softmax(-1).reshape(-1, classes),
-        (master / temperature).log_softmax(-1).reshape(-1, classes),
-        log_target=True,
-        reduction="batchmean",
-    ) * (temperature**2)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits of an output.
-
-    Raises:
-        ConfigError: it holds no tensor.
-    """
-    found = getattr(output, "logits", output)
-    if isinstance(found, Mapping):
-        found = found.get("logits", next(iter(found.values()), None))
-    if isinstance(found, tuple | list) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise ConfigError(
-            f"recovery needs an output that holds logits, got {type(output).__name__}; "
-            "wrap the network so that it gives a tensor"
-        )
-    return found
-
-
 def given(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches of an epoch.
 
@@ -279,13 +238,6 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU, got a network on the CPU; give bf16 or fp32")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _full(value: Any) -> Any:
-    """A half-precision tensor in single precision; anything else as it is."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(torch.promote_types(value.dtype, torch.float32))
-    return value
 
 
 def _moved(value: Any, device: torch.device, layout: torch.memory_format | None = None) -> Any:

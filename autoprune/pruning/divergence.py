@@ -52,8 +52,9 @@ def divergence_losses(
         batches: calibration inputs; with one batch alone, it serves for both.
         kept: group → counts of units, ascending, that a loss is wanted for.
         scores: which units of a group go first: those with the lowest.
-        classifies: whether the first output is logits: (N, classes), (N, positions, classes) or
-            (N, classes, height, width, ...).
+        classifies: whether a single output is logits: (N, classes), (N, positions, classes) or
+            (N, classes, height, width, ...). Several outputs, and one of a single channel, are
+            compared by their values.
 
     Returns:
         Group → losses, as many as counts.
@@ -117,8 +118,8 @@ def _distance(dense: list[list[Tensor]], pruned: list[list[Tensor]], classifies:
     """How far outputs moved, the mean over the batches."""
     found = []
     for before, after in zip(dense, pruned, strict=True):
-        if classifies and before and before[0].ndim >= 2:
-            dim = 1 if before[0].ndim != 3 else 2
+        dim = 2 if before and before[0].ndim == 3 else 1
+        if classifies and len(before) == 1 and before[0].ndim >= 2 and before[0].shape[dim] > 1:
             own, wanted = (
                 (out[0].double() / TEMPERATURE).log_softmax(dim) for out in (after, before)
             )

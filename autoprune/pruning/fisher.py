@@ -154,7 +154,7 @@ def _loss(
     generator: torch.Generator,
 ) -> Tensor:
     """The sum over samples of the loss."""
-    from autoprune.pruning._student import logits_of
+    from autoprune.pruning._teaching import logits_of
 
     if loss is None:
         logits = logits_of(output)

@@ -16,7 +16,8 @@ from torch import nn
 from autoprune.core.errors import ConfigError, EvaluationError
 from autoprune.pruning._checkpoint import Checkpoint, Epoch, State
 from autoprune.pruning._schedule import Rewind, schedule
-from autoprune.pruning._student import Loss, Precision, Student, distillation
+from autoprune.pruning._student import Loss, Precision, Student
+from autoprune.pruning._teaching import distillation
 
 __all__ = ["Epoch", "Loss", "Recovery", "Rewind", "distillation", "recover"]
 
@@ -64,7 +65,9 @@ def recover(
 
     The loss is `(1 - distill) · task + distill · T² · KL(teacher ‖ network) + features · D`. The
     KL divergence is of the outputs softened by the temperature T (Hinton et al. 2015, "Distilling
-    the knowledge in a neural network"). D is the squared distance of the two networks' features,
+    the knowledge in a neural network"); with a loss of your own and targets that are not integers,
+    as in regression or detection, the squared distance of all outputs, relative to the teacher's
+    spread, stands in its place. D is the squared distance of the two networks' features,
     relative to the teacher's (Romero et al. 2015, "FitNets", without its regressors), the mean
     over the outermost submodules whose outputs have one shape in both: a ResNet's stages, where
     the residual stream keeps its width. Where there are none, D is left out.

@@ -95,3 +95,23 @@ def test_the_curve_goes_through_the_points_and_grows_past_them() -> None:
     np.testing.assert_allclose(_curve({4: 0.01, 3: 0.04, 0: 99.0}, lost)[0], 99.0)
     # A narrower one that came out better by chance counts as much as the wider one.
     assert _curve({4: 0.01, 3: 0.0}, lost)[3] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_no_distribution_is_compared_by_its_values(several: bool) -> None:
+    """A softmax over one output is always 1; of several outputs the first is not all."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)).eval()
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other, self.net = nn.Linear(4, 3), model
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [self.other(x), self.net(x)]
+
+    x = torch.randn(64, 4)
+    network = trace(Two().eval() if several else model, x[:2])
+    (group,) = network.groups
+    losses = divergence_losses(network, [x], {group.name: (1, 4, 8)}, scores(network, "l1"))
+    assert losses[group.name][0] > 0

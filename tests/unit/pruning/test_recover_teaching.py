@@ -13,6 +13,7 @@ from autoprune.graph import trace
 from autoprune.pruning._features import distance, points, tapped
 from autoprune.pruning._schedule import schedule
 from autoprune.pruning._student import Student
+from autoprune.pruning._teaching import distillation, teaching
 from autoprune.pruning.recover import Rewind, recover
 from autoprune.pruning.surgery import prune
 from examples.resnet_cifar import CifarResNet, example_inputs
@@ -212,3 +213,48 @@ def test_wrong_settings() -> None:
     ]:
         with pytest.raises(ConfigError, match=match):
             recover(model, None, batches, **wrong)  # type: ignore[arg-type]
+
+
+def test_classes_of_a_segmentation_are_the_second_dimension() -> None:
+    wanted, own = torch.randn(2, 5, 4, 6), torch.randn(2, 5, 4, 6)
+    labels = torch.zeros(2, 4, 6, dtype=torch.long)
+    flat = [x.permute(0, 2, 3, 1).reshape(-1, 5) for x in (own, wanted)]
+    expected = distillation(*flat, 4.0)
+    for own_loss in (False, True):
+        torch.testing.assert_close(teaching(own, wanted, labels, 4.0, own_loss), expected)
+    torch.testing.assert_close(distillation(own, wanted, 4.0), expected)
+    tokens = (own.flatten(2), wanted.flatten(2))  # cross-entropy has the classes there
+    found = teaching(*tokens, labels.flatten(1), 4.0, own_loss=False)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 3)])
+def test_a_regression_is_taught_by_its_values(shape: tuple[int, ...]) -> None:
+    wanted = 5 + torch.randn(shape)
+    shifted = wanted + 2  # a softmax over outputs or over samples would not see it
+    found = teaching(shifted, wanted, torch.randn(shape), 4.0, own_loss=True)
+    torch.testing.assert_close(found, 4 / wanted.var(unbiased=False))
+    assert float(teaching(wanted, wanted, torch.randn(shape), 4.0, own_loss=True)) == 0
+
+
+def test_every_output_of_a_detector_teaches() -> None:
+    wanted = {"maps": [torch.randn(2, 3, 4), torch.randn(2, 5)], "count": torch.arange(3)}
+    moved = {"maps": [wanted["maps"][0], wanted["maps"][1] + 1], "count": wanted["count"]}
+    assert float(teaching(moved, wanted, {"boxes": []}, 4.0, own_loss=True)) > 0.1
+    with pytest.raises(ConfigError, match="the same outputs"):
+        teaching({"maps": []}, wanted, None, 4.0, own_loss=True)
+    with pytest.raises(ConfigError, match="one shape"):
+        teaching(torch.ones(2), torch.ones(3), None, 4.0, own_loss=True)
+
+
+def test_recovery_of_a_regression_comes_near_its_teacher() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1)).eval()
+    x = torch.randn(128, 4)
+    with torch.no_grad():
+        y = dense(x) + 10  # the task alone would lead away from the teacher
+    pruned = prune(trace(dense, x[:2]), Candidate.of({"0": 16}))
+    batches = [(a, b) for a, b in zip(x.split(32), y.split(32), strict=True)]
+    recover(pruned, dense, batches, epochs=40, lr=0.05, distill=1.0, loss=F.mse_loss)
+    with torch.no_grad():
+        assert float((pruned(x) - dense(x)).square().mean() / dense(x).var()) < 0.05
