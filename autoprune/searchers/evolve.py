@@ -18,6 +18,7 @@ from autoprune.searchers.mutation import Bools, mutated, reach
 from autoprune.searchers.proposing import ProposingSearcher
 from autoprune.searchers.random import latin_hypercube
 from autoprune.searchers.surrogate import Surrogate
+from autoprune.space.profiles import known_profiles
 
 #: Trials that the surrogate is fitted to at most: half of them the best, half the latest.
 HISTORY = 400
@@ -26,7 +27,8 @@ HISTORY = 400
 class EvolveSearcher(ProposingSearcher):
     """Evolution with a surrogate: strong where evaluations are few.
 
-    It begins with the uniform candidate and a small design around it. Then each suggestion is
+    It begins with known profiles, the uniform candidate first (`autoprune.space.profiles`), and a
+    small design around that one. Then each suggestion is
     the most promising of many mutants of the best candidates so far, all of which hold
     the budget: some groups give up units and others take them. A Gaussian process with one
     component for each group and one for all together (see `Surrogate`) says which is promising:
@@ -34,7 +36,7 @@ class EvolveSearcher(ProposingSearcher):
 
     Args:
         context: the problem.
-        startup: candidates in the design; None takes a tenth of the trials planned, from 4 to 12.
+        startup: candidates to begin with; None takes a tenth of the trials planned, from 4 to 12.
         parents: how many of the best candidates are mutated.
         mutants: candidates that the surrogate chooses from.
         explore: standard deviations added to the surrogate's mean.
@@ -69,6 +71,7 @@ class EvolveSearcher(ProposingSearcher):
         self._explore = explore
         self._guided = surrogate
         self._misses = 0
+        self._profiles = known_profiles(self.oracle)
         self._design = latin_hypercube(startup, len(self.space), self.rng)
         self._levels: list[Ints] = []
         self._scores: list[float] = []
@@ -94,7 +97,9 @@ class EvolveSearcher(ProposingSearcher):
         return self._topped(rows[int(np.argmax(mean + self._explore * std))])
 
     def _first(self, step: int) -> Ints:
-        """The uniform candidate, then keep ratios around it, more and more spread."""
+        """Known profiles, then keep ratios around the uniform one, more and more spread."""
+        if step < min(len(self._profiles), self._startup):
+            return self._profiles[step]
         return self._spread(step, self._design, self._startup, 0.6)
 
     def _mutate(self) -> Ints:

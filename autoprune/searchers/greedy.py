@@ -60,7 +60,7 @@ class GreedySearcher(ProposingSearcher):
         self._results: dict[int, float] = {}
         self._scored: dict[Candidate, float] = {}
         self._waiting: set[Candidate] = set()
-        self._profiles = known_profiles(self.oracle)[: max(1, (context.trials or 100) // 10)]
+        self._profiles = known_profiles(self.oracle)[: max(4, (context.trials or 100) // 10)]
         self._best: tuple[float, Ints] | None = None
         self._arrived = excess <= 0
         self._misses = 0

@@ -166,7 +166,7 @@ class AmcSearcher(ProposingSearcher):
         """Profiles; without a use for the whole budget, the uniform candidate alone."""
         if not self.fills_budget:
             return [self._hold(self.space.units.astype(np.float64), fill="target")]
-        return known_profiles(self.oracle)[: max(1, (self.context.trials or 400) // 10)]
+        return known_profiles(self.oracle)[: max(4, (self.context.trials or 400) // 10)]
 
     def _propose(self) -> Ints | None:
         # A warm agent's own episode comes first: it may be better than any profile.
