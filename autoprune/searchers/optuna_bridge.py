@@ -77,7 +77,7 @@ class OptunaSearcher(ProposingSearcher):
         if startup is None:
             startup = 16 if context.trials is None else min(16, max(4, context.trials // 5))
         self._startup = startup
-        self._profiles = known_profiles(self.oracle)[: max(1, startup - 2)]
+        self._profiles = known_profiles(self.oracle)[: max(1, startup - 1)]
         self._design = latin_hypercube(startup, len(self.space), self.rng)
         self._sampler = sampler
         self._options = dict(options or {})
