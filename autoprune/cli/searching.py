@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -47,14 +48,16 @@ def _show(
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             result = begin(stack.enter_context(progress.running()))
     except KeyboardInterrupt:
-        how = f"; go on with: autoprune resume {folder[0]}" if folder else ""
+        how = f"; go on with: autoprune resume {quote(str(folder[0]))}" if folder else ""
         progress.message(f"stopped{how}")
         return STOPPED
     except AutopruneError as error:
         # A searcher that can't go on would not after a resume either: failed trials are kept.
         ended = isinstance(error, SearchError)
         if not ended and folder and (folder[0] / "config.yaml").exists():
-            error.add_note(f"when it is mended, go on with: autoprune resume {folder[0]}")
+            error.add_note(
+                f"when it is mended, go on with: autoprune resume {quote(str(folder[0]))}"
+            )
         raise
     show(result, progress, as_json=as_json)
     return HELD if all(one.held for one in result.family or (result,)) else NOT_HELD

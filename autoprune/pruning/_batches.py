@@ -34,6 +34,22 @@ def as_call(batch: Any) -> Call:
     )
 
 
+def as_pair(batch: Any) -> tuple[Any, Any]:
+    """A training batch: inputs and targets.
+
+    Raises:
+        ConfigError: it is no pair.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    many = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+    raise ConfigError(
+        "a training batch must be a pair of inputs and targets, got "
+        f"{type(batch).__name__}{many}; several inputs are a tuple, or a mapping of keyword "
+        "inputs, as the first of the pair"
+    )
+
+
 def as_calls(batches: Iterable[Any]) -> list[Call]:
     """All batches as arguments.
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree
 
 from autoprune.core.errors import AutopruneError, ConfigError, EvaluationError
 from autoprune.core.failures import describe
-from autoprune.pruning._batches import as_call
+from autoprune.pruning._batches import as_call, as_pair
 from autoprune.pruning._features import Taps, distance, points
 from autoprune.pruning._teaching import full, logits_of, teaching
 
@@ -136,14 +136,9 @@ class Student:
         self._own = self._dense = None
 
     def _loss_of(self, batch: Any) -> Tensor:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ConfigError(
-                "a training batch must be a pair of inputs and targets, got "
-                f"{type(batch).__name__}"
-                + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
-            )
+        inputs, targets = as_pair(batch)
         try:
-            return self._loss(batch[0], batch[1])
+            return self._loss(inputs, targets)
         except AutopruneError:
             raise
         except Exception as error:  # the user's network, batch and loss meet here
@@ -159,8 +154,8 @@ class Student:
             self._own = Taps(self.model, self.points)
             self._dense = Taps(self.teacher, self.points)
         # Tried on ResNet-56 on a CPU: a step takes half as long in channels-last memory.
-        args, kwargs = as_call(_moved(inputs, self.device, self._layout))
-        targets = _moved(targets, self.device)
+        args, kwargs = as_call(moved(inputs, self.device, self._layout))
+        targets = moved(targets, self.device)
         self.model.train()
         with self._autocast():
             taught = None
@@ -198,14 +193,14 @@ class Student:
         self._layout = self._goes(few)
         if self.features == 0 or self.teacher is None:
             return ()
-        args, kwargs = as_call(_moved(few, self.device, self._layout))
+        args, kwargs = as_call(moved(few, self.device, self._layout))
         return points(self.model, self.teacher, args, kwargs)
 
     def _goes(self, inputs: Any) -> torch.memory_format | None:
         """Channels-last memory for images, unless a network's forward can't take it (`.view`)."""
         if not any(isinstance(m, nn.Conv2d) for m in self.model.modules()):
             return None
-        args, kwargs = as_call(_moved(inputs, self.device, torch.channels_last))
+        args, kwargs = as_call(moved(inputs, self.device, torch.channels_last))
         try:
             with torch.no_grad():
                 for network in (self.model, self.teacher):
@@ -240,7 +235,7 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _moved(value: Any, device: torch.device, layout: torch.memory_format | None = None) -> Any:
+def moved(value: Any, device: torch.device, layout: torch.memory_format | None = None) -> Any:
     """A batch's tensors on a device, images in a memory layout; none is copied needlessly."""
 
     def move(x: Any) -> Any:

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from autoprune.core.errors import ConfigError, EvaluationError
 from autoprune.core.failures import describe
 from autoprune.graph.network import Network
-from autoprune.pruning._batches import Call, as_call, recut
+from autoprune.pruning._batches import Call, as_call, as_pair, recut
 from autoprune.pruning._consumers import order
 from autoprune.pruning._walk import Walk, lookup
 
@@ -124,12 +124,9 @@ def _parts(
 ) -> Iterator[tuple[Call, Any, int]]:
     """Small batches: arguments, targets (or None), how many samples."""
     for batch in batches:
-        if labelled and (not isinstance(batch, tuple | list) or len(batch) != 2):
-            raise ConfigError(
-                f"a training batch must be a pair of inputs and targets, got {type(batch).__name__}"
-            )
-        call = as_call(batch[0] if labelled else batch)
-        whole = (call, batch[1] if labelled else None)
+        inputs, targets = as_pair(batch) if labelled else (batch, None)
+        call = as_call(inputs)
+        whole = (call, targets)
         if fixed is not None:
             for part in recut([whole], fixed):
                 yield *part, fixed

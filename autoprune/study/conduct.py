@@ -41,6 +41,7 @@ from autoprune.study.shipping import (
 )
 from autoprune.study.store import Store
 from autoprune.study.table import check_metrics, make_profiler, prepare_table, table_edges, tells
+from autoprune.study.training import check_training
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network
@@ -118,6 +119,8 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
     progress.begin(config.objective)
     phases, notes = Phases(), list[str]()
     progress.stage("tracing the network")
+    with evaluating():
+        check_training(task)
     with phases("trace"), evaluating():
         network = trace(task.model, task.example_inputs)
     if not network.groups:

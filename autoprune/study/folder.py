@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any
 
@@ -57,7 +58,7 @@ class RunFolder:
         if folder.config.exists():
             raise RunError(
                 f"{folder.path} holds a run already; go on with it by `autoprune resume "
-                f"{folder.path}`, or give another folder"
+                f"{quote(str(folder.path))}`, or give another folder"
             )
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,8 @@ class RunFolder:
             result = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunError(
-                f"{self.path} has no result yet; finish it by `autoprune resume {self.path}`"
+                f"{self.path} has no result yet; finish it by `autoprune resume "
+                f"{quote(str(self.path))}`"
             ) from error
         except (OSError, ValueError) as error:
             raise RunError(f"{path} can't be read: {error}; restore it") from error
