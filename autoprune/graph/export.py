@@ -113,8 +113,13 @@ def _scales(model: nn.Module, inputs: Any, kwargs: Any, batch: int) -> bool:
 def _line(error: Exception | None) -> str:
     """What an exception says, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:2])[:300] or "nothing"
-    return f"{type(error).__name__}: {text}"
+    text = " ".join(lines[:2]) or "nothing"
+    if "register a pytree" in text:  # a class of outputs, such as transformers' cache
+        text = text.split(" If this type")[0] + (
+            " Give back tensors, lists, tuples and dicts only (networks of the transformers "
+            "package: set model.config.use_cache = False)"
+        )
+    return f"{type(error).__name__}: {text[:300].rstrip('. ')}"
 
 
 def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: int | None) -> ExportedProgram:

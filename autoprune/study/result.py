@@ -12,7 +12,8 @@ from torch import nn
 from autoprune.core.budget import Budget
 from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Cost
-from autoprune.core.errors import ConfigError
+from autoprune.core.errors import ConfigError, ExportError
+from autoprune.core.failures import describe
 from autoprune.core.files import write_atomically
 from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
@@ -134,17 +135,32 @@ def export_model(
     if kind == "onnx":
         from autoprune.export.onnx import export_onnx
 
-        write_atomically(path, export_onnx(model, args, kwargs))
+        write_atomically(path, export_onnx(model, args, kwargs), ExportError)
         return path
+    write_atomically(path, _torch_program(model, args, kwargs), ExportError)
+    return path
+
+
+def _torch_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """A `torch.export` program as bytes."""
     import io
+    import warnings
 
     import torch
 
+    from autoprune.pruning._compare import evaluating
+
     buffer = io.BytesIO()
-    program = torch.export.export(model.eval(), args, kwargs, strict=False)
-    torch.export.save(program, buffer)
-    write_atomically(path, buffer.getvalue())
-    return path
+    try:
+        with evaluating(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a recurrent layer's list of weights, say
+            torch.export.save(torch.export.export(model, args, kwargs, strict=False), buffer)
+    except Exception as error:  # torch raises many kinds; the user's forward runs here
+        raise ExportError(
+            f"torch.export must take the network; it refused {type(model).__name__}: "
+            f"{describe(error)}"
+        ) from error
+    return buffer.getvalue()
 
 
 def result_data(result: Result, trial: int, about: Mapping[str, Any]) -> dict[str, Any]:

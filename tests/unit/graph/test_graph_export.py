@@ -237,3 +237,16 @@ def test_len_does_not_fix_the_batch():
     network = trace(Len(), torch.randn(4, 5, 6))
     assert (network.fixed_batch, network.kernels.batch) == (None, 4)
     assert len([0, 1]) == 2
+
+
+def test_an_output_of_an_unknown_class_is_told_with_what_to_do():
+    class Cache:
+        def __init__(self, x):
+            self.x = x
+
+    class Cached(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x), "cache": Cache(x)}
+
+    with pytest.raises(TraceError, match=r"Cache.* Give back tensors.*use_cache = False\)\. See"):
+        trace(Cached(4, 8), torch.randn(2, 4))
