@@ -105,7 +105,9 @@ def borrow_for(
         if known:
             found += known
             measured.update(run.layout.fingerprint for run in known)
-            names.append(str(table.info.get("model") or table.info.get("network") or "unnamed"))
+            model = table.info.get("model")
+            named = model.get("name") if isinstance(model, Mapping) else model
+            names.append(str(named or table.info.get("network") or "unnamed"))
     return found, names
 
 

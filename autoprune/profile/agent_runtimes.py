@@ -5,6 +5,7 @@ It is sent there as it is: Python 3.9, numpy and the runtime, and the modules se
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -47,9 +48,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ProfilerError(
-                f"needs onnxruntime (pip install onnxruntime) there: {error}"
-            ) from error
+            raise ProfilerError(_missing("onnxruntime", error)) from error
         found = find(provider, onnxruntime.get_available_providers())
         self._sessions = Sessions(onnxruntime, found, options, threads, level, fallback)
         self.calling_thread_only = self._sessions.calling_thread_only
@@ -81,7 +80,7 @@ class OpenVino:
         try:
             import openvino
         except ImportError as error:
-            raise ProfilerError(f"needs openvino (pip install openvino) there: {error}") from error
+            raise ProfilerError(_missing("openvino", error)) from error
         self.calling_thread_only = threads == 1
         self._core, self._tensor = openvino.Core(), openvino.Tensor
         has = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -128,6 +127,14 @@ class OpenVino:
         for name, array in inputs.items():
             request.set_tensor(name, self._tensor(array))
         return compiled, request
+
+
+def _missing(package: str, error: ImportError) -> str:
+    """What to do where a runtime's package is not there."""
+    return (
+        f"needs {package} there: {sys.executable} -m pip install {package}, or name another "
+        f"interpreter by the option python ({error})"
+    )
 
 
 def make(runtime: str, threads: int, options: Mapping[str, Any]) -> Runtime:

@@ -155,6 +155,7 @@ class SshProfiler:
         # It must not know this profiler: it ends with it.
         self._connection = Connection(
             target,
+            shlex.join([*program, "-oBatchMode=yes", *port, target, "true"]),
             reconnect_s,
             partial(Session, command, python, timeout_s, start),
             RemoteDevice(target, self._runtime, self._converter, meter).spec,

@@ -24,6 +24,7 @@ class Connection:
 
     Args:
         target: user@host, for messages.
+        trial: a command that must work where the device can be reached.
         reconnect_s: for how long a device that answered before is waited for.
         start: connects and starts the agent.
         describe: the device, of what the agent tells of it.
@@ -32,11 +33,12 @@ class Connection:
     def __init__(
         self,
         target: str,
+        trial: str,
         reconnect_s: float,
         start: Callable[[], Session],
         describe: Callable[[dict[str, Any]], DeviceSpec],
     ) -> None:
-        self.target = target
+        self.target, self._trial = target, trial
         self._reconnect_s = reconnect_s
         self._start, self.describe = start, describe
         #: What answered first.
@@ -133,8 +135,10 @@ class Connection:
             except Lost as error:
                 if time.monotonic() + pause > deadline:
                     self._there = False
+                    why = str(error).rstrip(".")
                     raise ProfilerError(
-                        f"{self.target} can't be reached over ssh: {error}"
+                        f"{self.target} can't be reached over ssh: {why}. This must work without a "
+                        f"question: {self._trial}"
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)

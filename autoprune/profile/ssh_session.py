@@ -23,6 +23,9 @@ GREETING_LINES = 200
 #: The agent gives up on a request this much before the connection does.
 MARGIN_S = 5.0
 
+#: The status of ssh where it failed by itself; any other is the remote program's.
+SSH_FAILED = 255
+
 #: A connection that was not used for a while must answer within so many seconds.
 ANSWER_S = 10.0
 
@@ -99,12 +102,9 @@ class Session:
         #: Whether nothing more can be asked.
         self.closed = False
         self._child = Child([*command, f"{python} -c {shlex.quote(_one_line(BOOTSTRAP))}"])
+        self._status = 0  # of an ssh client that has ended
         try:
-            for part in PARTS:
-                code = source(part)
-                digest = hashlib.sha256(code).hexdigest()
-                self._write(f"{part} {len(code)} {digest}\n".encode() + code)
-            self._greeted()
+            self._agent()
             #: What the agent tells of the device.
             self.about = self.ask("start", **start)
         except BaseException:
@@ -155,6 +155,27 @@ class Session:
             raise Lost(f"the agent must reply in JSON, got {line[:100]!r}") from error
         return replies.parse(line, "the device")
 
+    def _agent(self) -> None:
+        """Send the agent, and wait for its hello.
+
+        Raises:
+            ProfilerError: it does not start, or is of another version.
+            Lost: there is no connection.
+        """
+        try:
+            for part in PARTS:
+                code = source(part)
+                digest = hashlib.sha256(code).hexdigest()
+                self._write(f"{part} {len(code)} {digest}\n".encode() + code)
+            self._greeted()
+        except Lost as error:
+            if 0 < self._status < SSH_FAILED:
+                raise ProfilerError(
+                    f"the agent does not start there: {error} (status {self._status}). The option "
+                    "python must name an interpreter, Python 3.9 or newer"
+                ) from error
+            raise
+
     def _greeted(self) -> None:
         """Skip what a login shell prints, until the agent says hello.
 
@@ -194,5 +215,5 @@ class Session:
 
     def _last_words(self) -> str:
         with contextlib.suppress(ChildError):
-            self._child.rest(2.0)
+            _, self._status = self._child.rest(2.0)
         return self._child.said()

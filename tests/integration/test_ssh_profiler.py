@@ -270,7 +270,8 @@ def test_hosts_and_keys_are_checked_as_ssh_does(server, tmp_path):
             config.replace(f"{server.folder}/known", f"{tmp_path / name}")
         )
         profiler = server.profiler(ssh=f"ssh -F {tmp_path}/config")
-        with pytest.raises(ProfilerError, match="Host key verification failed"):
+        said = "Host key verification failed. This must work without a question: ssh -F .* true$"
+        with pytest.raises(ProfilerError, match=said):
             profiler.device  # noqa: B018
     (tmp_path / "config").write_text(config.replace(f"{server.folder}/user", f"{tmp_path}/other"))
     profiler = server.profiler(ssh=f"ssh -F {tmp_path}/config")
@@ -280,7 +281,7 @@ def test_hosts_and_keys_are_checked_as_ssh_does(server, tmp_path):
 
 def test_what_is_missing_on_the_device_is_told(server):
     cases = {
-        "python": ("no-such-python", "not found"),
+        "python": ("no-such-python", r"does not start there: .*not found \(status 127\).*option"),
         "runtime": ("onnxruntime-cuda", r"built with \(.*cpu\); got 'cuda'. To get it: "),
     }
     for option, (value, said) in cases.items():
@@ -288,6 +289,17 @@ def test_what_is_missing_on_the_device_is_told(server):
             server.profiler(**{option: value}).device  # noqa: B018
     with pytest.raises(ProfilerError, match="runtime must be onnxruntime-cpu"):
         server.profiler(runtime="tvm").device  # noqa: B018
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_where_to_install_a_runtime_is_told(server, tmp_path, runtime):
+    (tmp_path / f"{runtime}.py").write_text("raise ImportError('it is not there')\n")
+    profiler = server.profiler(
+        runtime=f"{runtime}-cpu", python=f"PYTHONPATH={tmp_path} {server.python}"
+    )
+    said = rf"python.* -m pip install {runtime}, or name another .* \(it is not there"
+    with pytest.raises(ProfilerError, match=said):
+        profiler.device  # noqa: B018
 
 
 def test_another_device_in_the_middle_is_refused(server, monkeypatch):

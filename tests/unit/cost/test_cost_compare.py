@@ -157,6 +157,7 @@ def test_a_check_stops_at_its_time_and_refuses_another_network(
 
 def test_reused_kernels_tell_of_a_network_that_has_hardly_been_measured(tmp_path: Path) -> None:
     first = measured(candidates=40)
+    first.info["model"] = {"name": "chains:small"}
     graph = chain((32, 48, 64, 64))
     errors = []
     for reuse in ((), (first,)):
@@ -172,7 +173,7 @@ def test_reused_kernels_tell_of_a_network_that_has_hardly_been_measured(tmp_path
     assert errors[1] < errors[0]
     build = table.info["build"]
     assert build["reused_runs"] == len(first.observations)
-    assert build["reused_tables"] == ["a chain"]
+    assert build["reused_tables"] == ["chains:small"]
     assert build["reused_share"] > 0.9
     assert not table.knows(GRAPH)
     path = table.save(tmp_path / "reused.jsonl")

@@ -3,6 +3,7 @@ import pytest
 from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.measuring import Visit, measure_interleaved
+from autoprune.profile.metered import Metered as WithMeter
 from autoprune.profile.power import StatedPower
 from autoprune.profile.registry import make_profiler
 from autoprune.testing.fake_profiler import FakeProfiler
@@ -96,3 +97,27 @@ def test_energy_that_is_told_only_at_times_is_not_told():
 
     found = measure_interleaved(["a", "b"], [Runs(), Sometimes()], QUICK)
     assert [m.energy_mj for m in found] == [pytest.approx(3.0), None]
+
+
+class Kept(FakeProfiler):
+    """Keeps something open."""
+
+    def __init__(self):
+        super().__init__()
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+class Meter:
+    def read_mj(self):
+        return 0.0
+
+
+@pytest.mark.parametrize("wrap", [lambda p: StatedPower(p, 2.0), lambda p: WithMeter(p, Meter())])
+def test_what_the_profiler_keeps_open_is_ended(wrap):
+    profiler = Kept()
+    wrap(profiler).close()
+    assert profiler.closed == 1
+    wrap(FakeProfiler()).close()  # keeps nothing
