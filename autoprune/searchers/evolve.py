@@ -75,6 +75,7 @@ class EvolveSearcher(ProposingSearcher):
         self._design = latin_hypercube(startup, len(self.space), self.rng)
         self._levels: list[Ints] = []
         self._scores: list[float] = []
+        self._held: list[bool] = []
         self._open: dict[Candidate, Ints] = {}
         self._surrogate: Surrogate | None = None
         self._settings: tuple[int, Surrogate] | None = None
@@ -113,6 +114,10 @@ class EvolveSearcher(ProposingSearcher):
         Those of a looser budget, which others may have told, would always seem better.
         """
         order = np.argsort(-np.array(self._scores), kind="stable")
+        if len(order) > HISTORY:
+            # Not all of thousands are predicted again: those first that held it when suggested.
+            broke = ~np.array(self._held)[order]
+            order = order[np.argsort(broke, kind="stable")][:HISTORY]
         found: list[int] = []
         for start in range(0, len(order), 64):
             some = order[start : start + 64]
@@ -248,5 +253,6 @@ class EvolveSearcher(ProposingSearcher):
             self._open.pop(trial.candidate, None)
             self._levels.append(levels)
             self._scores.append(self._value(trial))
+            self._held.append(self._within(trial))
             self._surrogate = None
         self._open.update(self._placed(c for c in pending if c not in self._open))

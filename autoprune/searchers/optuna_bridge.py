@@ -190,11 +190,6 @@ class OptunaSearcher(ProposingSearcher):
             list(self._placed(pending)),
         )
 
-    def _within(self, trial: Trial) -> bool:
-        """Whether a trial holds the budget as it was predicted when it was suggested."""
-        broken = self.context.budget.violations(trial.predicted, self.context.z)
-        return max(broken.values()) <= 1e-6
-
 
 class NamedSampler(OptunaSearcher):
     """A sampler of Optuna's under its name; `options` are its own keyword arguments."""

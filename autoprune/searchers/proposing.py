@@ -83,6 +83,11 @@ class ProposingSearcher(Searcher):
             except CandidateError:
                 continue
 
+    def _within(self, trial: Trial) -> bool:
+        """Whether a trial holds the budget as it was predicted when it was suggested."""
+        broken = self.context.budget.violations(trial.predicted, self.context.z)
+        return max(broken.values()) <= 1e-6
+
     def _next(self) -> Candidate | None:
         self.rng = np.random.default_rng((*self._entropy, 1 + self.known))
         for _ in range(self.tries):
