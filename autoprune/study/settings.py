@@ -187,7 +187,7 @@ class Run(Settings):
     Attributes:
         schema_version: of the run folder.
         autoprune: the version that began the run.
-        study: the study's name in the storage.
+        study: the study's name in the storage; the driver's, where several search one study.
         network: fingerprint of the dense network.
         base: folder that relative paths of the config start from.
     """
