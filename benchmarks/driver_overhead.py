@@ -39,11 +39,13 @@ PROBLEM = SyntheticProblem.resnet()
 UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=True))
 
 
-def make_loop(searcher: str, store: Store, trials: int, path: Path | None = None) -> Loop:
+def make_loop(
+    searcher: str, store: Store, trials: int, path: Path | None = None, kind: type[Loop] = Loop
+) -> Loop:
     context = SearchContext(
         SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.5), ShapeCost(), trials=trials
     )
-    return Loop(
+    return kind(
         make_searcher(searcher, context),
         context.cost_model,
         LocalPool(lambda candidate: Outcome(PROBLEM.evaluate(candidate))),

@@ -21,19 +21,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import torch
-from driver_overhead import PROBLEM, UNITS, made_up
+from driver_overhead import UNITS, made_up, make_loop
 
 from autoprune.core.trial import Trial
-from autoprune.evaluate import LocalPool, Outcome
-from autoprune.searchers.base import SearchContext
-from autoprune.searchers.registry import make_searcher
-from autoprune.space.space import SearchSpace
-from autoprune.study.evaluation import Phases
-from autoprune.study.progress import Progress
 from autoprune.study.shared_loop import SharedLoop
 from autoprune.study.shared_store import SharedStore
 from autoprune.study.store import CLAIM, OUTCOME, attributes_of
-from autoprune.testing.problems import ShapeCost
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -129,19 +122,7 @@ def measure(url: str, searcher: str, finished: list[Trial], at: int) -> None:
     fill(url, study, finished)
     wall, cpu = time.perf_counter(), time.process_time()
     with SharedStore(url, study, UNITS, "joined") as store:
-        context = SearchContext(
-            SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.5), ShapeCost(), seed=1
-        )
-        loop = SharedLoop(
-            make_searcher(searcher, context),
-            context.cost_model,
-            LocalPool(lambda candidate: Outcome(PROBLEM.evaluate(candidate))),
-            store,
-            objective="accuracy",
-            max_failures=3,
-            progress=Progress(),
-            phases=Phases(),
-        )
+        loop = make_loop(searcher, store, len(finished) + 5 + at, kind=SharedLoop)
         loop.run(len(finished) + 5)
         joined, joined_cpu = time.perf_counter() - wall, time.process_time() - cpu
         with counted(store) as statements:
