@@ -204,10 +204,16 @@ def input_arrays(
             f"the ONNX model must have an input for each of the {len(tensors)} tensors in the "
             f"example inputs; it has {len(names)}: {names}"
         )
-    return {
-        name: np.ascontiguousarray(tensor.detach().cpu().numpy())
-        for name, tensor in zip(names, tensors, strict=True)
-    }
+    return {name: _array(tensor) for name, tensor in zip(names, tensors, strict=True)}
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # numpy knows it by the package that onnx brings along
+        import ml_dtypes
+
+        return np.ascontiguousarray(tensor.float().numpy().astype(ml_dtypes.bfloat16))
+    return np.ascontiguousarray(tensor.numpy())
 
 
 def run_onnx(onnx: bytes, inputs: Mapping[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[Any]]:

@@ -18,6 +18,7 @@ from autoprune.core.failures import describe
 from autoprune.core.objectives import metric_of
 from autoprune.evaluate.base import Evaluator, Outcome
 from autoprune.evaluate.quiet import evaluating
+from autoprune.pruning._compare import evaluating as eval_mode
 
 if TYPE_CHECKING:
     from autoprune.graph.network import Network, Selection
@@ -30,17 +31,16 @@ def evaluate_model(model: nn.Module, evaluate: Evaluator, objective: str) -> dic
     """Call the user's function and check what it gives.
 
     A bare number is taken as the objective. Of one that is minimised ("-loss"), the negated value
-    is added under that name. The model is in eval mode, without gradients. Waits while something
-    is measured on this machine.
+    is added under that name. The model is in eval mode, without gradients; it gets its own mode
+    back. Waits while something is measured on this machine.
 
     Raises:
         EvaluationError: it raised, or gave no finite number for the objective.
         RunError: the machine's locks can't be used.
     """
-    model.eval()
     with evaluating():
         try:
-            with torch.no_grad():
+            with torch.no_grad(), eval_mode(model):
                 given: Any = evaluate(model)
         except (Exception, SystemExit) as error:  # The user's: what it raises fails this trial.
             raise EvaluationError(f"evaluate raised {describe(error)}") from error

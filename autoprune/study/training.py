@@ -20,8 +20,8 @@ def check_training(task: Task) -> None:
     The loss of the first batch is computed once, by the dense network in eval mode.
 
     Raises:
-        ConfigError: they can be iterated only once, there is none, the first is no pair, or its
-            loss can't be computed.
+        ConfigError: they can be iterated only once, there is none, the first is no pair, its loss
+            can't be computed, or every parameter of the network is frozen.
     """
     if task.config.recover is None or task.train is None:
         return

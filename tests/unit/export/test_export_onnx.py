@@ -108,3 +108,11 @@ def test_an_unwritable_folder_is_a_clear_error(model, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ExportError, match="can't be written"):
         export_onnx(model, (torch.randn(1, 3, 8, 8),), path=tmp_path / "file" / "m.onnx")
+
+
+def test_inputs_in_bfloat16():
+    x = torch.randn(2, 4).bfloat16()
+    data = export_onnx(nn.Linear(4, 4).bfloat16(), (x,))
+    (array,) = input_arrays(data, (x,)).values()
+    assert str(array.dtype) == "bfloat16"
+    assert torch.equal(torch.from_numpy(array.astype("float32")), x.float())

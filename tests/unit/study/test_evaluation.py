@@ -63,7 +63,9 @@ def test_the_model_is_in_eval_mode_and_without_gradients():
     def evaluate(model):
         return {"accuracy": float(model.training) + float(torch.is_grad_enabled())}
 
-    assert evaluate_model(torch.nn.Identity().train(), evaluate, "accuracy") == {"accuracy": 0.0}
+    model = torch.nn.Sequential(torch.nn.Dropout().train(), torch.nn.Dropout().eval())
+    assert evaluate_model(model, evaluate, "accuracy") == {"accuracy": 0.0}
+    assert [m.training for m in model.modules()] == [True, True, False]
 
 
 def test_booleans_are_no_numbers():

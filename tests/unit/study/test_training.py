@@ -63,3 +63,10 @@ def test_a_loss_of_ones_own():
     check_training(task([(X, X[:, :2])], loss=nn.functional.mse_loss))
     with pytest.raises(ConfigError, match=r"compute the loss of a .*KeyError: 'y'"):
         check_training(task([(X, {})], loss=lambda output, targets: targets["y"]))
+
+
+def test_a_frozen_network_can_not_be_tuned():
+    given = task([(X, Y)])
+    given.model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="unfreeze"):
+        check_training(given)
