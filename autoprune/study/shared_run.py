@@ -46,7 +46,7 @@ def conduct_shared(task: Task, folder: RunFolder | None, progress: Progress) -> 
     prepared = prepare(task, progress, race_of(task, folder.racing))
     with SharedStore(url, name, units_of(prepared.network), run.study) as store:
         terms = _terms(task, prepared)
-        agreed = None if store.first else store.wait_until_open(progress.message)
+        agreed = store.terms() if store.first else store.wait_until_open(progress.message)
         if agreed is not None:
             _check(agreed, terms, store)
             _take_table(task, folder, agreed, store)
@@ -61,7 +61,7 @@ def conduct_shared(task: Task, folder: RunFolder | None, progress: Progress) -> 
             progress.message(f"joined the study {name}: {store.count} trials so far")
         dense_metrics = session.dense_metrics()
         folder.begun = True
-        if store.first:
+        if agreed is None:
             session.ready = lambda: store.open(terms, _table_text(folder))
         trials = session.run(prepared.evaluator)
     return finish(prepared, task, session, trials, dense_metrics, folder)

@@ -75,6 +75,21 @@ class SharedStudy(Store):
                 self._call(partial(self._storage.set_study_system_attr, self._study, name, part))
             self._note(_TERMS, dict(terms))
 
+    def terms(self) -> dict[str, Any] | None:
+        """What a driver must have in common with the first; None as long as that prepares.
+
+        Raises:
+            RunError: the first driver gave up.
+        """
+        with self._guarded():
+            try:
+                return self._terms()
+            except KeyError as error:
+                raise RunError(
+                    f"the study {self.name!r} in {self.where} is gone: the driver that began it "
+                    "failed before its first trial. Mend that, and begin again"
+                ) from error
+
     def wait_until_open(self, tell: Callable[[str], None]) -> dict[str, Any]:
         """The terms, as soon as the first driver has given them.
 
@@ -86,7 +101,7 @@ class SharedStudy(Store):
         """
         until = time.monotonic() + OPEN_S
         told = False
-        while (terms := self._given()) is None:
+        while (terms := self.terms()) is None:
             if time.monotonic() > until:
                 raise RunError(
                     f"the study {self.name!r} in {self.where} can't be joined: its first "
@@ -145,17 +160,6 @@ class SharedStudy(Store):
                 )
             time.sleep(PAUSE_S)
         return str(first)
-
-    def _given(self) -> dict[str, Any] | None:
-        """The terms, as long as the study is there."""
-        with self._guarded():
-            try:
-                return self._terms()
-            except KeyError as error:
-                raise RunError(
-                    f"the study {self.name!r} in {self.where} is gone: the driver that began it "
-                    "failed before its first trial. Mend that, and begin again"
-                ) from error
 
     def _first_name(self) -> str:
         with self._guarded():

@@ -83,17 +83,15 @@ def test_who_joins_a_finished_study_evaluates_nothing_of_it_again(begun, tmp_pat
     assert (tmp_path / "b" / "table.jsonl").read_text() == (
         first.folder / "table.jsonl"
     ).read_text()
-    assert (
-        autoprune.resume(
-            tmp_path / "b",
-            model=tiny_task.build(),
-            example_inputs=tiny_task.inputs(),
-            evaluate=tiny_task.evaluate,
-            calibration=tiny_task.calibration(),
-            device=FakeProfiler(block=8, gmacs_per_s=2.0),
-        ).candidate
-        == first.candidate
-    )
+    given = {
+        "model": tiny_task.build(),
+        "example_inputs": tiny_task.inputs(),
+        "evaluate": tiny_task.evaluate,
+        "calibration": tiny_task.calibration(),
+        "device": FakeProfiler(block=8, gmacs_per_s=2.0),
+    }
+    assert autoprune.resume(tmp_path / "b", **given).candidate == first.candidate
+    assert autoprune.pick(tmp_path / "b", "latency=0.8x", **given).held
 
 
 def another():
