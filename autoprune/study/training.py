@@ -30,6 +30,11 @@ def check_training(task: Task) -> None:
             "train must be batches that can be iterated once an epoch (a list or a loader), got "
             f"{type(task.train).__name__}, which is used up after one; give list(...) of it"
         )
+    if not any(parameter.requires_grad for parameter in task.model.parameters()):
+        raise ConfigError(
+            "recovery needs parameters that require gradients, got none; unfreeze the network by "
+            "model.requires_grad_(), or leave `recover` out"
+        )
     try:
         with (
             torch.random.fork_rng()
