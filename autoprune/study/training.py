@@ -36,9 +36,8 @@ def check_training(task: Task) -> None:
             "model.requires_grad_(), or leave `recover` out"
         )
     try:
-        with (
-            torch.random.fork_rng()
-        ):  # a loader that shuffles draws as if it had not been looked at
+        # A loader that shuffles then draws as if it had not been looked at.
+        with torch.random.fork_rng():
             batch = next(iter(task.train), None)
     except Exception as error:  # the user's loader
         raise ConfigError(
