@@ -192,7 +192,7 @@ def test_an_evaluation_that_fails_after_refitting_does_not_end_the_search(run):
 @pytest.mark.parametrize(
     ("train", "settings", "message"),
     [
-        ("wrongly_labelled", ["recover.epochs=1"], "the training loss must be computed"),
+        ("wrongly_labelled", ["recover.epochs=1"], "recovery must be able to compute the loss"),
         ("wrongly_labelled", ["importance=taylor"], "importance taylor must be able to compute"),
         ("batches", ["importance=taylor"], "importance taylor must be able to compute"),
         ("loader", ["recover.epochs=1"], "must be iterated, but got OSError: the disk is gone"),
