@@ -16,29 +16,13 @@ from torch.utils import _pytree as pytree
 from autoprune.core.errors import SurgeryError
 from autoprune.graph.network import Network
 from autoprune.pruning._batches import recut
+from autoprune.pruning._leaves import leaf_of, own_tensors
 from autoprune.pruning._sites import Rewrite, Scaled, arguments_of, module_stack, op_name
-from autoprune.pruning.empty import plain
 
 #: Makes the node that stands for one of the traced graph; None leaves it as it is.
 Replace = Callable[[fx.Graph, fx.Node, Callable[[fx.Node], fx.Node]], fx.Node | None]
 
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
-
-#: Leaf modules that are called as such: class → (op, the position of its input, its argument).
-_LEAVES: Mapping[type[nn.Module], tuple[str, int]] = {
-    nn.Linear: ("linear", 0),
-    nn.Conv1d: ("conv1d", 0),
-    nn.Conv2d: ("conv2d", 0),
-    nn.Conv3d: ("conv3d", 0),
-    nn.BatchNorm1d: ("batch_norm", 0),
-    nn.BatchNorm2d: ("batch_norm", 0),
-    nn.BatchNorm3d: ("batch_norm", 0),
-    nn.LayerNorm: ("layer_norm", 0),
-    nn.RMSNorm: ("rms_norm", 0),
-    nn.GroupNorm: ("group_norm", 0),
-    nn.Embedding: ("embedding", 1),
-    nn.Dropout: ("dropout", 0),
-}
 
 #: Ops with an argument that says whether the network is being trained.
 _TRAINING = {
@@ -261,18 +245,14 @@ class _Builder:
     def _leaf(self, node: fx.Node) -> fx.Node | None:
         """Call a module of torch.nn where the node is all that it does."""
         path, module = self._owner(node)
-        op, position = _leaf_of(module) if path else ("", 0)
+        op, position = leaf_of(module) if path and module is not None else ("", 0)
         if op_name(node) != op or not op:
-            return None
-        if getattr(module, "padding_mode", "zeros") != "zeros":
-            return None
-        if isinstance(module, nn.Embedding) and module.max_norm is not None:
             return None
         weights = [a for a in node.all_input_nodes if a.name in self.targets]
         tensors = [self.targets[a.name] for a in weights]
         named = [s for s in tensors if s.kind in (InputKind.PARAMETER, InputKind.BUFFER)]
         for spec in named:
-            if self._resolve(str(spec.target)) not in _own_tensors(module):
+            if self._resolve(str(spec.target)) not in own_tensors(module):
                 return None
         return self.graph.call_module(path, (self.map[node.args[position]],))  # type: ignore[index]
 
@@ -341,13 +321,6 @@ class _Builder:
         self.graph.output(tuple(results))
 
 
-def _leaf_of(module: nn.Module | None) -> tuple[str, int]:
-    """The op of a leaf module, and the position of its input; ("", 0) for any other."""
-    if module is None:
-        return "", 0
-    return _LEAVES.get(plain(type(module)), ("", 0))
-
-
 def _input_names(network: Network) -> tuple[str, ...]:
     """Names of the tensors that the traced graph takes."""
     leaves = pytree.tree_leaves((network.example_inputs, dict(network.example_kwargs)))
@@ -362,13 +335,6 @@ def _is_idle(node: fx.Node) -> bool:
         return False
     schema = getattr(node.target, "_schema", None)
     return schema is None or not schema.is_mutable
-
-
-def _own_tensors(module: nn.Module | None) -> set[int]:
-    if module is None:
-        return set()
-    tables = (module._parameters, module._buffers)
-    return {id(t) for table in tables for t in table.values() if t is not None}
 
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
