@@ -16,7 +16,6 @@ from autoprune.searchers.losses import LossFitter, LossModel, losses_of, nearnes
 from autoprune.searchers.programme import Programme
 from autoprune.searchers.sensitivity import best_by, known_losses, loss_table
 from autoprune.searchers.surrogate import Surrogate
-from autoprune.space.profiles import known_profiles
 
 #: Candidates of a round that the next one's mutants come from.
 ELITE = 8
@@ -82,7 +81,7 @@ class AutoSearcher(EvolveSearcher):
     def _known_seeds(self, given: Mapping[str, Floats] | None) -> list[Ints]:
         """What is known before anything was evaluated, the most promising first."""
         solved: list[Ints] = []
-        profiles = known_profiles(self.oracle)
+        profiles = self._profiles
         if given:
             profiles = self._worth_trying(profiles, loss_table(self.space, given))
             for power in POWERS:
