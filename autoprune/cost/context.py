@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 #: Flags of a kernel: whether what made its input, and what made the tensor that is added to its
 #: output, reads a ragged number of channels.
 FLAGS = 2
+#: Ways in which a kernel works (see `regimes`).
+REGIMES = 3
 #: A count beyond one block that is no multiple of this is ragged.
 _BLOCK, _MULTIPLE = 16, 4
+
+
+def regimes(counts: Ints) -> Ints:
+    """Which of three ways a kernel works, by the channels that it reads.
+
+    0 below one block (they are read plain), 1 in blocks, 2 ragged (plain throughout).
+    """
+    return np.where(counts < _BLOCK, 0, np.where(ragged(counts), 2, 1))
 
 
 def ragged(counts: Ints) -> npt.NDArray[np.bool_]:

@@ -2,13 +2,15 @@
 
 What kernels do not explain (launches, caches, what the runtime's own profiler costs) is a Gaussian
 process on top of the sum, relative to it: an offset and a slope, a factor for each kernel
-signature, a smooth function of what is kept, and what is particular to a single candidate. The
-last makes the standard deviation honest for candidates never run, and lets one that was run be
-predicted as measured.
+signature, a time for each kernel that runs (a profile adds some to each, so that the sum of many
+small kernels is too large), a smooth function of what is kept, and what is particular to a single
+candidate. The last makes the standard deviation honest for candidates never run, and lets one that
+was run be predicted as measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +21,10 @@ from scipy.optimize import minimize
 from autoprune.core.cost import Floats
 
 #: Prior medians of the standard deviations: offset (in units of the reference's latency), slope,
-#: factor of a signature, network, smooth, single candidate; last a factor on the stated noise.
-_PRIOR = np.log([0.15, 0.15, 0.1, 0.02, 0.01, 0.01, 1.0])
-_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.25])
+#: factor of a signature, all kernels' own time, network, smooth, single candidate; last a factor on
+#: the stated noise.
+_PRIOR = np.log([0.15, 0.15, 0.1, 0.15, 0.02, 0.01, 0.01, 1.0])
+_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.25])
 #: Length scale of the smooth part: root mean square difference of kept fractions.
 _LENGTH = 0.15
 #: Sums below this fraction of the reference count as this, where they divide.
@@ -34,13 +37,20 @@ class Points:
 
     Attributes:
         parts: (N, P) summed kernel times by part.
+        nodes: (N,) number of kernels that run, over the reference's.
         network: (N,) number of the network.
         kept: N arrays (G,) of kept fractions.
     """
 
     parts: Floats
+    nodes: Floats
     network: npt.NDArray[np.intp]
     kept: list[Floats]
+
+    def at(self, rows: Sequence[int]) -> Points:
+        """Some of the candidates."""
+        kept = [self.kept[row] for row in rows]
+        return Points(self.parts[rows], self.nodes[rows], self.network[rows], kept)
 
     @property
     def total(self) -> Floats:
@@ -80,8 +90,8 @@ class EndToEnd:
 
     def _gram(self, theta: Floats) -> Floats:
         variances = np.exp(2 * theta)
-        gram = np.tensordot(variances[:6], self._terms, axes=1)
-        gram[np.diag_indices(len(gram))] += variances[6] * self._noise**2 + 1e-10
+        gram = np.tensordot(variances[:-1], self._terms, axes=1)
+        gram[np.diag_indices(len(gram))] += variances[-1] * self._noise**2 + 1e-10
         return np.asarray(gram)
 
     def _loss(self, theta: Floats) -> float:
@@ -105,7 +115,7 @@ class EndToEnd:
 
     def predict(self, points: Points) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the ratio, each (N,)."""
-        variances = np.exp(2 * self._theta[:6])
+        variances = np.exp(2 * self._theta[:-1])
         cross = np.tensordot(variances, _terms(points, self._points), axes=1)
         scale = np.maximum(points.total, _SMALLEST)
         mean = points.total + scale * (cross @ self._alpha)
@@ -113,7 +123,8 @@ class EndToEnd:
             variances[0] / scale**2
             + variances[1]
             + variances[2] * ((points.parts / scale[:, None]) ** 2).sum(axis=1)
-            + variances[3:].sum()
+            + variances[3] * (points.nodes / scale) ** 2
+            + variances[4:].sum()
         )
         explained = (cross * (cross @ self._inverse)).sum(axis=1)
         std = self.widening * scale * np.sqrt(np.maximum(own - explained, 1e-8))
@@ -121,7 +132,7 @@ class EndToEnd:
 
 
 def _terms(a: Points, b: Points) -> Floats:
-    """(6, N, M) the covariance of each part of the model, before its variance."""
+    """(7, N, M) the covariance of each part of the model, before its variance."""
     same = (a.network[:, None] == b.network[None, :]).astype(np.float64)
     smooth, equal = np.zeros_like(same), np.zeros_like(same)
     for network in set(a.network.tolist()) & set(b.network.tolist()):
@@ -138,6 +149,7 @@ def _terms(a: Points, b: Points) -> Floats:
             1.0 / (one[:, None] * two[None, :]),
             np.ones_like(same),
             (a.parts / one[:, None]) @ (b.parts / two[:, None]).T,
+            (a.nodes / one)[:, None] * (b.nodes / two)[None, :],
             same,
             smooth,
             equal,

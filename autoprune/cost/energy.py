@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class EnergyFit:
         if work is not None:
             guessed = [work.predict(layout, kept[None]).parts for layout, kept in rows]
             parts = np.hstack([parts, np.vstack(guessed)]) / 2
-        whole = Points(parts, points.network, points.kept)
+        whole = replace(points, parts=parts)
         self._whole = EndToEnd(whole, ratio, noise, factor=_FACTOR)
         self._usual_variance = usual_variance
         self._least = 0.2 * float(ratio.min())
@@ -133,7 +133,7 @@ class EnergyFit:
         """
         if self._work is not None:
             guessed = self._work.predict(layout, kept).parts
-            points = Points(np.hstack([points.parts, guessed]) / 2, points.network, points.kept)
+            points = replace(points, parts=np.hstack([points.parts, guessed]) / 2)
         mean, std = self._whole.predict(points)
         watts = mean / np.maximum(points.total, 1e-2)
         excess = watts**2 * np.maximum(sums.variance - self._usual_variance, 0.0)
@@ -204,7 +204,7 @@ def fit_energy(
         noise.append(0.001 if is_dense else max(told[1], 0.001 * told[0]))
     return EnergyFit(
         [(layouts[observations[i].network], np.array(observations[i].kept)) for i in rows],
-        Points(points.parts[rows], points.network[rows], [points.kept[row] for row in rows]),
+        points.at(rows),
         np.array(ratios),
         np.array(noise),
         work=WorkModel(list(layouts.values())) if timed else None,

@@ -30,6 +30,8 @@ _EXTRAPOLATED = 2
 #: Relative standard deviations: of a kernel's time in one run at least; of single kernels around
 #: their signature; outside the range.
 _NOISE, _BETWEEN, _OUTSIDE = 0.005, 0.03, 0.1
+#: Noise is relative to a shape's time; where it mostly took none, to this fraction of the usual.
+_FUSED = 0.2
 
 #: Mean, standard deviation and index into `SOURCES`.
 Times = tuple[Floats, Floats, npt.NDArray[np.intp]]
@@ -41,11 +43,13 @@ class KernelSums:
 
     Attributes:
         parts: (N, P) summed over the kernels of each part (see `KernelModel.parts`).
+        nodes: (N,) how many kernels take time of their own, over the reference's number.
         variance: (N,) of the whole sum.
         source: (N,) index into `SOURCES`.
     """
 
     parts: Floats
+    nodes: Floats
     variance: Floats
     source: npt.NDArray[np.intp]
 
@@ -85,14 +89,15 @@ class KernelModel:
         self.parts = [s for s in sorted(sums, key=lambda s: -sums[s]) if sums[s] > 0.01 * total][
             :24
         ]
-        self.unit = 1.0
+        self.unit = self.nodes = 1.0
         first = next((r for r in runs if r.dense), runs[0])
-        self.unit = float(self.predict(first.layout, first.kept[None]).total[0]) or 1.0
+        dense = self.predict(first.layout, first.kept[None])
+        self.unit, self.nodes = float(dense.total[0]) or 1.0, float(dense.nodes[0]) or 1.0
 
     def predict(self, layout: Layout, kept: Ints) -> KernelSums:
         """Kernel times of (N, G) candidates of a network."""
         parts = np.zeros((len(kept), len(self.parts) + 1))
-        variance = np.zeros(len(kept))
+        variance, nodes = np.zeros(len(kept)), np.zeros(len(kept))
         source = np.zeros(len(kept), dtype=np.intp)
         column = {s: i for i, s in enumerate(self.parts)}
         emptied = layout.emptied(kept)
@@ -108,10 +113,11 @@ class KernelModel:
                 if where is not None:
                     mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
                 parts[:, column.get(name, -1)] += mean @ self._factor(layout, indices, name)
+                nodes += (mean > 0).sum(axis=1)
                 # Errors of one signature go together; those of different ones do not.
                 variance += std.sum(axis=1) ** 2
                 np.maximum(source, rank.max(axis=1), out=source)
-        return KernelSums(parts / self.unit, variance / self.unit**2, source)
+        return KernelSums(parts / self.unit, nodes / self.nodes, variance / self.unit**2, source)
 
     @property
     def knows_emptied(self) -> bool:
@@ -236,15 +242,25 @@ class _Lookup:
 
 
 def _curve(one: Pool, even: Floats, *, choose: bool) -> Staircase:
-    """Fit the staircase of a signature; the noise is that of repeats of a shape."""
-    shapes, inverse = one.shapes()
-    mean = np.array([np.median(even[inverse == i]) for i in range(len(shapes))])
+    """Fit the staircase of a signature; the noise is that of repeats of a shape.
+
+    Single kernels that never took time of their own are fused there whatever their shape: they
+    tell nothing of the others.
+    """
+    ever = np.bincount(one.owner, even, minlength=len(one.owners)) > 0
+    rows = ever[one.owner]
+    even = even[rows]
+    shapes, inverse = np.unique(one.x[rows], axis=0, return_inverse=True)
+    inverse = inverse.ravel()
+    median = np.array([np.median(even[inverse == i]) for i in range(len(shapes))])
+    # A shape that mostly took none (fused in some candidates) is no surer than those that did.
+    usual = float(median[median > 0].mean()) if median.any() else float(even.mean())
+    scale = np.where(median > 0, median, _FUSED * usual)
     count = np.bincount(inverse, minlength=len(shapes))
-    repeated = count[inverse] > 1
-    relative = np.abs(even / np.maximum(mean[inverse], 1e-12) - 1.0)[repeated]
+    relative = (np.abs(even - median[inverse]) / scale[inverse])[count[inverse] > 1]
     spread = 1.48 * float(np.median(relative)) * 1.2 if len(relative) else 0.03
-    noise = np.maximum(spread / np.sqrt(count), _NOISE) * mean
-    return Staircase(shapes, mean, noise, choose=choose, flags=FLAGS)
+    noise = np.maximum(spread / np.sqrt(count), _NOISE) * scale
+    return Staircase(shapes, median, noise, choose=choose, flags=FLAGS)
 
 
 def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int], float]:

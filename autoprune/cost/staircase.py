@@ -3,13 +3,16 @@
 Kernels work on blocks of channels, so that time steps at multiples of a block and is flat, or has
 a smaller slope, in between; some run finer below the first block. The mean is a non-negative
 combination of such functions (products over the channel counts), found by non-negative least
-squares, which picks few of them and never falls where the measurements rise. A Gaussian process on
-what is left bends it to the measurements and gives the standard deviation.
+squares, which picks few of them and never falls where the measurements rise. Where a runtime takes
+another algorithm for other counts of channels read (below a block, in blocks, ragged), each of
+these regimes has functions of its own, if that is the likelier. A Gaussian process on what is left
+bends it to the measurements and gives the standard deviation.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,8 @@ from scipy.optimize import nnls
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
-from autoprune.cost.context import ragged
+from autoprune.cost.steps import basis, basis_by_regime, merge_regimes, surrounded, volume
 
-BLOCKS = (4, 8, 16, 32, 64, 128)
-#: Counts beyond the second that are no multiple of the first may take another, slower kernel.
-RAGGED = ((4, 4), (4, 16), (8, 8), (16, 16))
 #: At most this many points condition the Gaussian process.
 _POINTS = 400
 #: ... and at most this many choose its covariance.
@@ -43,50 +43,14 @@ _EMBEDDINGS = (
 _LENGTHS = (0.3, 1.0, 3.0, 9.0)
 _OWN = (0.05, 0.3)
 _FOLDS = 5
+#: So many shapes at least before regimes are told apart, and of each of them.
+_ENOUGH, _OF_EACH = 15, 4
+#: Counts at which regimes lean on what all shapes together say, and how much (to 1 of a shape).
+_ENDS = np.array([1, 4, 8, 15, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 256, 512, 1024])
+_LEAN = 0.1
 #: How often the mean is fitted, each time relative to the one before (and to so much of the mean
 #: time at least).
 _REWEIGHTED, _LEAST_TIME = 3, 0.02
-
-
-def basis(x: npt.NDArray[np.integer] | Floats) -> Floats:
-    """(N, B) non-negative functions of (N, D) channel counts that do not decrease in any."""
-    columns = [_steps(x[:, d]) for d in range(x.shape[1])]
-    if len(columns) == 1:
-        return columns[0]
-    if len(columns) == 2:
-        a, b = columns
-        return (a[:, :, None] * b[:, None, :]).reshape(len(x), -1)
-    product = np.prod(x.astype(np.float64), axis=1, keepdims=True)
-    pairs = [
-        (x[:, i] * x[:, j]).astype(np.float64)[:, None]
-        for i, j in itertools.combinations(range(x.shape[1]), 2)
-    ]
-    return np.hstack([columns[0], *(c[:, 1:] for c in columns[1:]), *pairs, product])
-
-
-def _surrounded(counts: Ints, flags: Ints) -> list[Floats]:
-    """What a change of layout adds: proportional to either end's channels, or to their product.
-
-    Where a kernel works on plain tensors itself, its surroundings count the other way round.
-    """
-    sizes = np.stack([np.ones(len(counts)), counts[:, 0], counts[:, -1], _volume(counts)], axis=1)
-    own = ragged(counts[:, 0])
-    found = []
-    for flag in flags.T > 0:
-        found += [sizes * gate[:, None] for gate in (flag & own, flag & ~own, own & ~flag)]
-    return found
-
-
-def _steps(c: npt.NDArray[np.integer] | Floats) -> Floats:
-    """(N, 2 + 2·blocks): 1, c, c rounded up to each block, and the same but c below one block."""
-    result = [np.ones(len(c)), c.astype(np.float64)]
-    for block in BLOCKS:
-        up = (-(-c // block) * block).astype(np.float64)
-        result += [up, np.where(c < block, c, up)]
-    for multiple, beyond in RAGGED:
-        off = ((c > beyond) & (c % multiple != 0)).astype(np.float64)
-        result += [off, off * c]
-    return np.stack(result, axis=1)
 
 
 class Staircase:
@@ -116,9 +80,10 @@ class Staircase:
         self._index = {tuple(row): i for i, row in enumerate(x[pick].tolist())}
         self._grid = (_EMBEDDINGS, _LENGTHS, _OWN) if choose else (_EMBEDDINGS[:1], (1.0,), (0.3,))
         self._least = 0.002 if len(x) >= 6 else 0.1  # a few points tell nothing of the others
-        features = self._features(x)
-        self._norm = np.maximum(features.max(axis=0), 1e-12)
-        self._coefficients = self._fit_mean(features, y)
+        self._norm: Floats
+        self._coefficients: Floats
+        self._basis: Callable[[Ints], Floats] = basis
+        features = self._choose_basis(x, y)
         mean = features @ self._coefficients
         scale = mean + self._floor
         residual = (y - mean) / scale
@@ -130,25 +95,68 @@ class Staircase:
     def _features(self, x: Ints) -> Floats:
         counts, flags = self._split(x)
         if self._few:
-            return _volume(counts)[:, None]
-        return np.hstack([basis(counts), *_surrounded(counts, flags)])
+            return volume(counts)[:, None]
+        return np.hstack([self._basis(counts), *surrounded(counts, flags)])
+
+    def _choose_basis(self, x: Ints, y: Floats) -> Floats:
+        """Fit the mean, apart for each regime where that is the likelier; its (N, B) features."""
+        features = self._features(x)
+        unlikely = self._fit_all(features, y)
+        if len(x) < _ENOUGH or x.shape[1] - self._flags != 2:
+            return features
+        together = self._basis, self._norm, self._coefficients, features
+        # A regime's own shapes say nothing of its ends where they were not measured: there it leans
+        # on what all shapes together say.
+        ends = [np.unique(np.clip(_ENDS, x[:, d].min(), x[:, d].max())) for d in (0, 1)]
+        grid = np.zeros((len(ends[0]) * len(ends[1]), x.shape[1]), dtype=x.dtype)
+        grid[:, 0] = np.repeat(ends[0], len(ends[1]))
+        grid[:, 1] = np.tile(ends[1], len(ends[0]))
+        believed = self._mean(grid)
+        self._basis = partial(basis_by_regime, merged=merge_regimes(x, _OF_EACH))
+        features = self._features(x)
+        if self._fit_all(features, y, (self._features(grid), believed)) > unlikely:
+            self._basis, self._norm, self._coefficients, features = together
+        return features
+
+    def _fit_all(
+        self, features: Floats, y: Floats, lean: tuple[Floats, Floats] | None = None
+    ) -> float:
+        """Fit the mean to all shapes; how unlikely they are by it.
+
+        By Akaike's criterion for few points (Hurvich and Tsai 1989), of errors relative to what is
+        fitted.
+        """
+        self._norm = np.maximum(features.max(axis=0), 1e-12)
+        self._coefficients = self._fit_mean(features, y, lean)
+        scale = features @ self._coefficients + self._floor
+        square = float((((y + self._floor) / scale - 1.0) ** 2).mean())
+        used = int(np.count_nonzero(self._coefficients))
+        spread = len(y) * np.log(max(square, 1e-12)) + 2.0 * float(np.log(scale).sum())
+        return float(spread + 2.0 * used * len(y) / max(len(y) - used - 1, 1))
 
     def _split(self, x: Ints) -> tuple[Ints, Ints]:
         """Channel counts, and flags."""
         at = x.shape[1] - self._flags
         return x[:, :at], x[:, at:]
 
-    def _fit_mean(self, features: Floats, y: Floats) -> Floats:
+    def _fit_mean(
+        self, features: Floats, y: Floats, lean: tuple[Floats, Floats] | None = None
+    ) -> Floats:
         """Least squares of relative deviations.
 
         They are relative to what is fitted: relative to the measurements themselves, the sum of
-        many kernels would be too low by the square of what is left.
+        many kernels would be too low by the square of what is left. `lean` is features and times
+        that count a little too.
         """
         about = y
         for _ in range(_REWEIGHTED):
             weight = 1.0 / (about + self._floor)
-            scaled = features / self._norm * weight[:, None]
-            coefficients = fit_nonnegative(scaled, y * weight) / self._norm
+            scaled, wanted = features / self._norm * weight[:, None], y * weight
+            if lean is not None:
+                less = _LEAN / (lean[1] + self._floor)
+                scaled = np.vstack([scaled, lean[0] / self._norm * less[:, None]])
+                wanted = np.append(wanted, lean[1] * less)
+            coefficients = fit_nonnegative(scaled, wanted) / self._norm
             about = features @ coefficients + _LEAST_TIME * float(y.mean())
         return np.asarray(coefficients)
 
@@ -253,10 +261,6 @@ def _embed(x: Ints, block: int, multiple: int, weight: float) -> Floats:
     ragged = ((x > block) & (x % multiple != 0)).astype(np.float64) * weight
     result: Floats = np.hstack([octaves, blocks, ragged])
     return result
-
-
-def _volume(x: Ints) -> Floats:
-    return np.asarray(np.prod(x.astype(np.float64), axis=1))
 
 
 def _distance(a: Floats, b: Floats) -> Floats:

@@ -194,7 +194,7 @@ class LatencyTable(CostModel):
         sums = fit.kernels.predict(layout, kept)
         number = fit.numbers.get(layout.fingerprint, len(fit.numbers))
         numbers = np.full(len(kept), number, dtype=np.intp)
-        return sums, Points(sums.parts, numbers, list(kept / layout.units))
+        return sums, Points(sums.parts, sums.nodes, numbers, list(kept / layout.units))
 
     def least_sure(self, graph: KernelGraph, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next: (count,) their indices.
@@ -307,6 +307,7 @@ class LatencyTable(CostModel):
         order = {f: iter(range(len(k))) for f, k in kept.items()}
         rows = [(o.network, next(order[o.network])) for o in observed]
         parts = [sums[f].parts[i] for f, i in rows]
+        nodes = [float(sums[f].nodes[i]) for f, i in rows]
         variance = [float(sums[f].variance[i]) for f, i in rows]
         network = [numbers[f] for f, _ in rows]
         fraction = [kept[f][i] / self.layouts[f].units for f, i in rows]
@@ -317,12 +318,14 @@ class LatencyTable(CostModel):
         if not any(own):
             dense = kernels.predict(reference, reference.units[None])
             parts.append(dense.parts[0])
+            nodes.append(float(dense.nodes[0]))
             network.append(0)
             fraction.append(np.ones(len(reference.units)))
             variance.append(float(dense.variance[0]))
             ratio.append(1.0)
             noise.append(0.001)
-        points = Points(np.stack(parts), np.array(network, dtype=np.intp), fraction)
+        number = np.array(network, dtype=np.intp)
+        points = Points(np.stack(parts), np.array(nodes), number, fraction)
         whole = EndToEnd(points, np.array(ratio), np.array(noise), factor=0.1 if timed else 1.0)
         usual = float(np.median(variance))
         energy = cache(

@@ -52,7 +52,8 @@ class WorkModel:
                 if signature not in column and kernels[0].op in HEAVY:
                     unknown += time
         source = np.where(unknown > 0, 2, 1)
-        return KernelSums(parts / self.unit, (unknown / self.unit) ** 2, source)
+        none = np.zeros(len(kept))  # no profile, whose cost for each kernel were to be taken off
+        return KernelSums(parts / self.unit, none, (unknown / self.unit) ** 2, source)
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which candidates to measure next: as they come, for one guess is as good as another."""

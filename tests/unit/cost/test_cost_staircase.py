@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autoprune.cost.plateaus import right_edges, thin
 from autoprune.cost.staircase import Staircase
+from autoprune.cost.steps import basis_by_regime, merge_regimes
 
 
 def blocks(c: np.ndarray, size: int) -> np.ndarray:
@@ -60,6 +61,45 @@ def test_one_point_is_proportional_elsewhere_and_says_it_is_unsure() -> None:
     assert at == pytest.approx(2.0, rel=0.02)
     assert 2.0 < twice < 5.0
     assert std[1] > 0.05 * twice > std[0]
+
+
+def two_algorithms(x: np.ndarray) -> np.ndarray:
+    """Blocks of 16 both ways, but exact counts, and dearer, where many ragged ones are read."""
+    read, written = x.T
+    blocked = 0.01 * blocks(read, 16) * blocks(written, 16)
+    plain = 1.0 + 0.012 * read * written
+    return 2.0 + np.where((read > 16) & (read % 4 != 0), plain, blocked)
+
+
+def test_another_algorithm_for_ragged_counts_is_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    x = np.unique(rng.integers(1, 65, (400, 2)), axis=0)
+    rng.shuffle(x)
+    y = two_algorithms(x)
+    curve = Staircase(x[:150], y[:150] * np.exp(rng.normal(0, 0.005, 150)), 0.005 * y[:150])
+    mean, _ = curve.predict(x[150:])
+    assert np.median(np.abs(mean / y[150:] - 1)) < 0.01  # 0.03 by one for all
+
+
+def test_the_end_of_a_regime_that_was_not_measured_is_plausible() -> None:
+    rng = np.random.default_rng(3)
+    x = np.unique(rng.integers(1, 49, (300, 2)), axis=0)
+    x = x[x[:, 0] != 16]  # the least count in blocks
+    y = two_algorithms(x)
+    asked = np.stack([np.full(48, 16), np.arange(1, 49)], axis=1)
+    mean, _ = Staircase(x, y, 0.005 * y).predict(asked)
+    # That of 32 would be up to 1.9 times as much.
+    assert np.abs(mean / two_algorithms(asked) - 1).max() < 0.2
+
+
+def test_regimes_of_few_shapes_count_as_the_commonest() -> None:
+    x = np.array([[3, 1], [4, 1], [20, 1], [24, 1], [28, 1], [32, 1], [17, 1]])
+    assert merge_regimes(x, 2) == (0, 1, 1)
+    assert merge_regimes(x, 1) == (0, 1, 2)
+    features = basis_by_regime(x, merge_regimes(x, 2))
+    ordinary = basis_by_regime(x, (0, 0, 0))
+    assert features.shape[1] == 2 * ordinary.shape[1]
+    assert (features >= 0).all()
 
 
 def test_measured_and_inside() -> None:
