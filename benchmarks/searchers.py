@@ -128,7 +128,7 @@ class Problem:
 
 
 def search(
-    problem: Problem, name: str, macs: float, trials: int, seed: int, local: float | None
+    problem: Problem, name: str, macs: float, trials: int, seed: int, local: float | None = None
 ) -> dict[str, Any]:
     """Run a searcher: the best candidate, and best so far and seconds spent after each trial."""
     dense = problem.cost_model.predict(

@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet56b", help="of examples/resnet_cifar.py")
     parser.add_argument("--macs", type=float, default=0.5, help="budget, a share of the dense")
+    parser.add_argument("--pruners", default="group L2,LAMP,BatchNorm scale", help="of its own")
     parser.add_argument("--trials", type=int, default=30, help="evaluations of autoprune's search")
     parser.add_argument("--searcher", default="auto")
     parser.add_argument("--epochs", type=int, default=0, help="of fine-tuning, with distillation")
@@ -118,7 +119,7 @@ def main() -> None:
     headings = ["", "MACs", "as cut", "BatchNorm recalibrated", "in autoprune's pipeline"]
     for heading in (*headings, f"fine-tuned, {options.epochs} epochs"):
         table.add_column(heading, justify="right" if heading else "left")
-    for importance in ("group L2", "LAMP", "BatchNorm scale"):
+    for importance in filter(None, options.pruners.split(",")):
         pruned = as_torch_pruning_cuts(problem.network.model, importance, options.macs)
         cut = problem.evaluate(pruned)
         after = tuned(copy.deepcopy(pruned))
