@@ -187,7 +187,7 @@ def test_reused_kernels_tell_of_a_network_that_has_hardly_been_measured(tmp_path
     # A third network takes the first one's runs once, however many tables hold them.
     runs, names = borrow_for(Layout.of(chain((16, 48, 64))), [table, first], DEVICE)
     assert len(runs) == len(first.observations) + len(table.observations)
-    assert names == ["unnamed", "a chain"]
+    assert names == ["unnamed", "chains:small"]
     other = Layout.of(chain((16, 48), size=4))
     assert borrow_for(other, [table, first], DEVICE) == ([], [])
 
