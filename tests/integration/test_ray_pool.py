@@ -130,6 +130,7 @@ def test_who_is_done_goes_on_with_what_is_in_line_while_the_driver_is_busy(
             pool.submit(ticket, Candidate.of({"conv": kept}))
         assert [ticket for ticket, _ in pool.results()] == [0]
         ended(work, 2)  # although nobody asks for results
+        time.sleep(1.0)  # Ray tells of an end a little later, and the pool looks now and then
         pool.submit(2, Candidate.of({"conv": 3}))  # looks for who is done
         ended(work, 3)
         found = [ticket for _ in range(2) for ticket, _ in pool.results()]
