@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.core.errors import ConfigError, MissingDependencyError, RunError
-from autoprune.evaluate.ray_errors import explained, first_line
+from autoprune.evaluate.ray_errors import explained, first_line, no_client_server
 
 #: Seconds within which the head of a cluster must answer.
 ANSWER_S = 5.0
 #: Seconds between two looks whether the head is there, and for which it or a node may be away.
 LOOK_S, AWAY_S = 2.0, 600.0
+#: How often a head is asked for a server of Ray's client; on a busy machine one may start too late.
+CLIENT_TRIES = 3
 #: Of the object store of a Ray started here; the networks and batches of a search are small.
 STORE_BYTES = 512 * 2**20
 #: Ray's own names of resources; others are custom ones.
@@ -290,10 +292,13 @@ def _join(
     if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
         raise explained(ImportError("ray[client]"), address)
     check_answers(address)
-    try:
-        ray.init(address=address, **options)
-    except (Exception, SystemExit) as error:  # Ray raises many kinds, and exits on some.
-        raise explained(error, address) from error
+    for tried in range(1, CLIENT_TRIES + 1):
+        try:
+            ray.init(address=address, **options)
+            return
+        except (Exception, SystemExit) as error:  # Ray raises many kinds, and exits on some.
+            if tried == CLIENT_TRIES or not no_client_server(error):
+                raise explained(error, address) from error
 
 
 def _head(ray: Any, address: str | None) -> tuple[str, int] | None:

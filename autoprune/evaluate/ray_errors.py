@@ -14,6 +14,13 @@ def explained(error: BaseException, address: str) -> Exception:
             f"the address {address} needs Ray's client: pip install 'autoprune[ray-client]' here "
             "and on the head; on a node of the cluster, give --ray-address auto instead"
         )
+    if no_client_server(error):
+        return ConfigError(
+            f"the head of the Ray cluster at {address} could not start a server for this client "
+            f"({text.strip().splitlines()[-1]}). See ray_client_server*.err in /tmp/ray/"
+            "session_latest/logs on the head, or give the address as host:port (usually 6379) on a "
+            "node of the cluster"
+        )
     if "version mismatch" in low or ("version" in low and "python" in low):
         return ConfigError(
             f"the Ray cluster at {address} is of another version than this process, and both must "
@@ -37,6 +44,11 @@ def explained(error: BaseException, address: str) -> Exception:
         f"the Ray cluster at {address} can't be used: {first_line(error)}. Check that `ray status` "
         "works here with the same address"
     )
+
+
+def no_client_server(error: BaseException) -> bool:
+    """Whether a head that answers has not started the server that a ray:// address needs."""
+    return "initialization failure from server" in str(error).lower()
 
 
 def first_line(error: BaseException) -> str:

@@ -1,11 +1,14 @@
+import contextlib
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
 from autoprune.core.errors import ConfigError, MissingDependencyError
+from autoprune.evaluate import ray_cluster
 from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.ray import RayPool
 from autoprune.evaluate.ray_cluster import (
@@ -109,6 +112,11 @@ def test_auto_without_a_cluster_says_what_to_do(monkeypatch):
         ("Failed to connect to Ray cluster at 10.0.0.1:6379", ConfigError, "RAY_AUTH_TOKEN"),
         ("InvalidAuthToken: token is missing", ConfigError, "RAY_AUTH_MODE"),
         ("requires pip package `ray[client]`", MissingDependencyError, r"ray-client"),
+        (
+            "Initialization failure from server:\nTraceback: python3 version\nOSError: too late",
+            ConfigError,
+            r"could not start a server for this client \(OSError: too late\)",
+        ),
         ("something else\nmore", ConfigError, "something else. Check that `ray status`"),
     ],
 )
@@ -117,6 +125,25 @@ def test_what_ray_says_becomes_what_to_do(text, kind, message):
     assert type(error) is kind
     with pytest.raises(kind, match=message):
         raise error
+
+
+@pytest.mark.parametrize(("failures", "text", "calls"), [(2, None, 3), (3, "too late", 3)])
+def test_a_head_that_starts_no_server_is_asked_again(monkeypatch, failures, text, calls):
+    asked = []
+
+    def init(address, **options):
+        asked.append(address)
+        if len(asked) <= failures:
+            raise ConnectionAbortedError("Initialization failure from server:\nOSError: too late")
+
+    monkeypatch.setattr(ray_cluster, "check_answers", lambda address: None)
+    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: object())
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setattr(ray_cluster, "import_ray", lambda: ray)
+    told = contextlib.nullcontext() if text is None else pytest.raises(ConfigError, match=text)
+    with told, connected("ray://10.0.0.1:10001"):
+        pass
+    assert len(asked) == calls
 
 
 def test_without_ray_it_says_how_to_install_it(monkeypatch):
