@@ -250,8 +250,7 @@ def _curve(one: Pool, even: Floats, *, choose: bool) -> Staircase:
     ever = np.bincount(one.owner, even, minlength=len(one.owners)) > 0
     rows = ever[one.owner]
     even = even[rows]
-    shapes, inverse = np.unique(one.x[rows], axis=0, return_inverse=True)
-    inverse = inverse.ravel()
+    shapes, inverse = one.of(rows).shapes()
     median = np.array([np.median(even[inverse == i]) for i in range(len(shapes))])
     # A shape that mostly took none (fused in some candidates) is no surer than those that did.
     usual = float(median[median > 0].mean()) if median.any() else float(even.mean())

@@ -117,39 +117,31 @@ class Layout:
     @cached_property
     def _rows(self) -> tuple[Ints, Ints, list[int]]:
         """Of every channel count: (R,) base, (R, G) weight, and its kernel's index."""
-        rows = [
-            (index, base, row)
-            for index, kernel in enumerate(self.kernels)
-            for base, row in zip(kernel.base, kernel.weight, strict=True)
-        ]
-        weight = np.zeros((len(rows), len(self.groups)), dtype=np.int64)
-        for at, (_, _, row) in enumerate(rows):
-            for group, value in row.items():
-                weight[at, group] = value
-        base = np.array([base for _, base, _ in rows], dtype=np.int64)
-        return base, weight, [index for index, _, _ in rows]
+        base = np.array([b for k in self.kernels for b in k.base], dtype=np.int64)
+        weight = self._weights([row for k in self.kernels for row in k.weight])
+        return base, weight, [i for i, k in enumerate(self.kernels) for _ in k.base]
 
     @cached_property
     def _inputs(self) -> tuple[Ints, Ints]:
         """Of the channels that each kernel reads: (K,) base and (K, G) weight."""
         base = np.array([k.base[0] if k.base else 0 for k in self.kernels], dtype=np.int64)
-        weight = np.zeros((len(base), len(self.groups)), dtype=np.int64)
-        for index, kernel in enumerate(self.kernels):
-            for group, value in kernel.weight[0].items() if kernel.weight else ():
-                weight[index, group] = value
-        return base, weight
+        return base, self._weights([k.weight[0] if k.weight else {} for k in self.kernels])
+
+    def _weights(self, rows: Sequence[Mapping[int, int]]) -> Ints:
+        """(R, G) of sparse rows: what a kept unit of each group adds to R channel counts."""
+        weight = np.zeros((len(rows), len(self.groups)), dtype=np.int64)
+        for at, row in enumerate(rows):
+            for group, value in row.items():
+                weight[at, group] = value
+        return weight
 
     def _affine(self, indices: tuple[int, ...]) -> tuple[Ints, Ints]:
         cache = self._cache
         if indices not in cache:
             kernels = [self.kernels[i] for i in indices]
             base = np.array([k.base for k in kernels], dtype=np.int64)
-            weight = np.zeros((*base.shape, len(self.groups)), dtype=np.int64)
-            for i, kernel in enumerate(kernels):
-                for d, row in enumerate(kernel.weight):
-                    for group, value in row.items():
-                        weight[i, d, group] = value
-            cache[indices] = base, weight
+            weight = self._weights([row for k in kernels for row in k.weight])
+            cache[indices] = base, weight.reshape(*base.shape, len(self.groups))
         return cache[indices]
 
     @cached_property

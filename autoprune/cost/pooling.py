@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,11 @@ class Pool:
     owners: tuple[tuple[str, int], ...]
     x: Ints
     t: Floats
+
+    def of(self, rows: npt.NDArray[np.bool_]) -> Pool:
+        """Some of the times, by an (R,) mask."""
+        some = {name: getattr(self, name)[rows] for name in ("run", "owner", "x", "t")}
+        return replace(self, **some)
 
     def shapes(self) -> tuple[Ints, npt.NDArray[np.intp]]:
         """The distinct shapes, and which of them each row has."""
