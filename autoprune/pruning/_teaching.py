@@ -30,7 +30,7 @@ def teaching(output: Any, taught: Any, targets: Any, temperature: float, own_los
     labels = isinstance(targets, Tensor) and not targets.is_floating_point()
     if not own_loss or labels:
         logits = logits_of(taught)
-        dim = _classes(logits) if own_loss else min(1, logits.ndim - 1)
+        dim = class_dim(logits) if own_loss else min(1, logits.ndim - 1)
         if logits.ndim > 1 and logits.shape[dim] > 1:
             return distillation(output, taught, temperature, dim)
     pairs = list(zip(_floating(output), _floating(taught), strict=False))
@@ -60,7 +60,7 @@ def distillation(output: Any, taught: Any, temperature: float, dim: int | None =
     """
     student, master = full(logits_of(output)), full(logits_of(taught))
     _same_shape(student, master)
-    dim = _classes(student) if dim is None else dim
+    dim = class_dim(student) if dim is None else dim
     student, master = student.movedim(dim, -1), master.movedim(dim, -1)
     classes = student.shape[-1]
     return F.kl_div(
@@ -71,7 +71,8 @@ def distillation(output: Any, taught: Any, temperature: float, dim: int | None =
     ) * (temperature**2)
 
 
-def _classes(logits: Tensor) -> int:
+def class_dim(logits: Tensor) -> int:
+    """The last of (N, classes) and (N, positions, classes), 1 of (N, classes, height, ...)."""
     return 1 if logits.ndim > 3 else logits.ndim - 1
 
 

@@ -16,6 +16,8 @@ from autoprune.core.candidate import Candidate
 from autoprune.core.errors import SurgeryError
 from autoprune.graph.network import Network
 from autoprune.pruning._batches import Call, as_calls
+from autoprune.pruning._compare import evaluating
+from autoprune.pruning._teaching import class_dim
 from autoprune.pruning.importance import Scores
 from autoprune.pruning.reconstruct import Reconstructor
 from autoprune.pruning.selection import select
@@ -106,11 +108,9 @@ def _widths(counts: Sequence[int], units: int) -> list[int]:
 @torch.no_grad()
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
     """The floating-point tensors that a network gives in evaluation mode."""
-    training = model.training
-    model.eval()
     args, kwargs = call
-    leaves = pytree.tree_leaves(model(*args, **kwargs))
-    model.train(training)
+    with evaluating(model):
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
@@ -118,8 +118,9 @@ def _distance(dense: list[list[Tensor]], pruned: list[list[Tensor]], classifies:
     """How far outputs moved, the mean over the batches."""
     found = []
     for before, after in zip(dense, pruned, strict=True):
-        dim = 2 if before and before[0].ndim == 3 else 1
-        if classifies and len(before) == 1 and before[0].ndim >= 2 and before[0].shape[dim] > 1:
+        single = classifies and len(before) == 1 and before[0].ndim >= 2
+        dim = class_dim(before[0]) if single else 0
+        if single and before[0].shape[dim] > 1:
             own, wanted = (
                 (out[0].double() / TEMPERATURE).log_softmax(dim) for out in (after, before)
             )
