@@ -121,12 +121,6 @@ class SharedStudy(Store):
         names = sorted(name for name in attributes if name.startswith("table/"))
         return "".join(attributes[name] for name in names) or None
 
-    def record(self, event: Event) -> None:
-        """Store an event, whole or not at all; under a name that no other driver gives."""
-        with self._guarded():
-            names = [name for name in self._attributes() if name.startswith("event/")]
-            self._record(event, f"event/{len(names):06d}/{self.driver}")
-
     def first_events(self, kind: str) -> list[Event]:
         """Events of a kind that the driver that began the study recorded, in order."""
         with self._guarded():
@@ -134,6 +128,10 @@ class SharedStudy(Store):
         end = f"/{attributes[_FIRST]}"
         names = (n for n in attributes if n.startswith("event/") and n.endswith(end))
         return [event for event in self._events(attributes, names) if event.kind == kind]
+
+    def _event_name(self) -> str:
+        """A name that no other driver gives."""
+        return f"{super()._event_name()}/{self.driver}"
 
     def _open(self, storage: Path | str | None) -> tuple[BaseStorage, Together]:
         from optuna.storages import get_storage

@@ -153,9 +153,15 @@ class Store:
 
     def record(self, event: Event) -> None:
         """Store an event, whole or not at all."""
+        data = json.loads(json.dumps(event.data))
+        entry: dict[str, Any] = {"kind": event.kind, "after": event.after, "data": data}
         with self._guarded():
-            number = sum(name.startswith("event/") for name in self._attributes())
-            self._record(event, f"event/{number:06d}")
+            self._note(self._event_name(), {**entry, "sum": _checksum(entry)})
+
+    def _event_name(self) -> str:
+        """What the next event is stored under."""
+        number = sum(name.startswith("event/") for name in self._attributes())
+        return f"event/{number:06d}"
 
     def _events(self, attributes: Mapping[str, Any], names: Iterable[str]) -> list[Event]:
         found = []
@@ -165,11 +171,6 @@ class Store:
                 raise RunError(f"{self.where}: {name} was changed after it was written; restore it")
             found.append(Event(entry["kind"], entry["after"], entry["data"]))
         return found
-
-    def _record(self, event: Event, name: str) -> None:
-        data = json.loads(json.dumps(event.data))
-        entry: dict[str, Any] = {"kind": event.kind, "after": event.after, "data": data}
-        self._note(name, {**entry, "sum": _checksum(entry)})
 
     def _open(self, storage: Path | str | None) -> tuple[BaseStorage, Together]:
         from optuna.storages import InMemoryStorage
