@@ -83,7 +83,10 @@ def search(
     ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="latency=0.6x, macs=60M, params=0.5x, memory=2MiB; may be repeated."),
+        typer.Option(
+            help="latency=0.6x, macs=60M, params=0.5x, memory=2MiB; may be repeated. Several "
+            "budgets in one search: latency=[0.9x,0.5x]."
+        ),
     ] = None,
     device: Device = None,
     searcher: Annotated[str | None, typer.Option(help="uniform, random, tpe, amc, ...")] = None,

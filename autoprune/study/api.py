@@ -20,7 +20,6 @@ from autoprune.space.space import SearchSpace
 from autoprune.study.conduct import conduct
 from autoprune.study.config import budget_settings, validate
 from autoprune.study.config_files import read_config, write_yaml
-from autoprune.study.families import family_settings, is_family
 from autoprune.study.folder import SCHEMA, RunFolder
 from autoprune.study.progress import Progress
 from autoprune.study.reopening import fingerprint, reopen
@@ -88,8 +87,9 @@ def search(
         example_inputs: a tensor, a tuple of the positional inputs, or a mapping of keyword inputs;
             its batch is what latency and memory are for.
         budget: such as `"latency=0.6x"`, `{"macs": "60M", "params": 0.5e6}` or a `Budget`; with
-            several bounds, `{"latency": ["0.9x", "0.5x"]}`, several budgets share one search
-            (`result.family`). It may be left out where `objectives` are given.
+            several bounds, `{"latency": ["0.9x", "0.5x"]}` or `"latency=[0.9x,0.5x]"`, several
+            budgets share one search (`result.family`). It may be left out where `objectives` are
+            given.
         evaluate: network → `{"accuracy": 0.93, ...}`, or a number.
         calibration: batches of inputs, for BatchNorm statistics and least squares; without it
             neither is done. The search uses the first 400 samples; the winners are refitted on
@@ -305,8 +305,7 @@ def _aims(
     """Budget and objectives as the config notes them; what was left out is left out."""
     found: dict[str, Any] = {}
     if budget is not None:
-        given = isinstance(budget, Mapping) and is_family(budget)
-        found["budget"] = family_settings(budget) if given else budget_settings(budget)  # type: ignore[arg-type]
+        found["budget"] = budget_settings(budget)
     if objective is not None:
         found["objective"] = objective
     if objectives is not None:

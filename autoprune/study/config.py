@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from autoprune.core.budget import Budget
 from autoprune.core.errors import BudgetError, ConfigError
 from autoprune.core.objectives import metric_of, parse_objectives
-from autoprune.study.families import family_settings, is_family, members
+from autoprune.study.families import family_settings, from_text, is_family, members
 from autoprune.study.settings import (
     FrontSettings,
     Named,
@@ -243,12 +243,18 @@ class SearchConfig(Settings):
         return Budget.parse(cast("dict[str, float | str]", self.budget))
 
 
-def budget_settings(budget: str | Mapping[str, float | str] | Budget) -> dict[str, float | str]:
+def budget_settings(budget: str | Mapping[str, Any] | Budget) -> dict[str, Any]:
     """A budget as settings hold it: numbers in the metric's unit, or fractions like "0.6x".
+
+    Of several budgets in one, those bounds that vary are lists.
 
     Raises:
         BudgetError: it can't be read.
     """
+    if isinstance(budget, str) and "[" in budget:
+        return family_settings(from_text(budget))
+    if isinstance(budget, Mapping) and is_family(budget):
+        return family_settings(budget)
     limits = Budget.parse(budget).limits
     return {m: f"{b.value!r}x" if b.relative else b.value for m, b in limits.items()}
 

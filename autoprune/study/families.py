@@ -18,6 +18,29 @@ def is_family(budget: object) -> bool:
     return isinstance(budget, Mapping) and any(isinstance(v, list | tuple) for v in budget.values())
 
 
+def from_text(text: str) -> dict[str, str | list[str]]:
+    """Bounds by name of `"latency=[0.9x,0.5x],params=0.6x"`: text in which a bound is a list.
+
+    Raises:
+        BudgetError: a part is no name=value, a bracket has no other, or a name comes twice.
+    """
+    found: dict[str, str | list[str]] = {}
+    for part in re.split(r",(?![^\[]*\])", text):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        inner = value.removeprefix("[").removesuffix("]")
+        listed = value == f"[{inner}]"
+        if not name or not value or "[" in inner or "]" in inner or not (listed or inner == value):
+            raise BudgetError(
+                "several budgets must be written name=[bound,bound], for example "
+                f"latency=[0.9x,0.5x]; got {part.strip()!r}"
+            )
+        if name in found:
+            raise BudgetError(f"budget {name} must be given once, got it twice")
+        bounds = inner.split(",") if inner.strip() else []
+        found[name] = [bound.strip() for bound in bounds] if listed else value
+    return found
+
+
 def members(budget: Mapping[str, Any]) -> list[dict[str, float | str]]:
     """The budgets of a family, in the order given, each as settings hold it.
 

@@ -4,7 +4,7 @@ import pytest
 
 from autoprune.core.budget import Budget
 from autoprune.core.errors import BudgetError, ConfigError
-from autoprune.study.config import validate
+from autoprune.study.config import budget_settings, validate
 from autoprune.study.families import (
     family_settings,
     folder_names,
@@ -30,6 +30,33 @@ def test_settings_of_a_family_can_be_read_again():
     assert members(settings) == members(given)
     assert is_family(given)
     assert not is_family({"macs": "0.5x"})
+
+
+def test_a_family_may_be_text():
+    text = "latency=[0.9x, 2.5ms],macs=0.5x"
+    assert budget_settings(text) == {"latency_ms": ["0.9x", 2.5], "macs": "0.5x"}
+    listed = {"latency": ["0.9x", "2.5ms"], "macs": "0.5x"}
+    assert members(validate({"budget": text}, "test").budget) == members(listed)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("latency=[0.9x,0.5x", "got 'latency=\\[0.9x'"),
+        ("latency=0.9x,0.5x]", "got '0.5x\\]'"),
+        ("[0.9x,0.5x]", r"name=\[bound,bound\]"),
+        ("latency=a[0.9x,0.5x]", r"name=\[bound,bound\]"),
+        ("macs=[0.9x,0.5x],macs=0.5x", "twice"),
+        ("latency=[0.9x]", "two or more"),
+        ("latency=[]", "latency has 0"),
+        ("latency=[0.9x,]", "must be a number"),
+    ],
+)
+def test_a_family_of_text_that_makes_no_sense_is_refused(text, said):
+    with pytest.raises(BudgetError, match=said):
+        budget_settings(text)
+    with pytest.raises(ConfigError, match=said):
+        validate({"budget": text}, "test")
 
 
 @pytest.mark.parametrize(
