@@ -54,6 +54,13 @@ class EvaluatorPool(ABC):
     def slots(self) -> int:
         """How many candidates it is worth submitting before asking for results."""
 
+    def begin(self) -> None:
+        """Wait until the first candidate submitted would be evaluated at once.
+
+        For who must not hold a candidate that nobody evaluates yet; others need not call it.
+        """
+        return
+
     @abstractmethod
     def submit(self, ticket: int, candidate: Candidate) -> None:
         """Have a candidate evaluated; `ticket` names it in `results` and is used once."""

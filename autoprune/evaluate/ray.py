@@ -122,7 +122,9 @@ class RayPool(EvaluatorPool):
         self._looked = time.monotonic()
         self._failed_starts = 0
         with ExitStack() as stack:
-            cpus = None if address is not None else self._own_cpus()
+            # A Ray that is started just for this pool has room for its workers, and no more.
+            own = math.ceil(workers * self._resources.get("cpu", 0))
+            cpus = own if address is None else None
             self._cluster: Cluster = stack.enter_context(connected(address, cpus=cpus))
             self._cluster.require(self._resources)
             self._ray = self._cluster.ray
@@ -133,14 +135,15 @@ class RayPool(EvaluatorPool):
                 self._start()
             self._stack = stack.pop_all()
 
-    def _own_cpus(self) -> float:
-        """A Ray that is started just for this pool has room for its workers, and no more."""
-        return math.ceil(self._workers * self._resources.get("cpu", 0))
-
     @property
     def slots(self) -> int:
         """One candidate for each worker, and with many of them a few to go on with."""
         return self._workers + self._workers // AHEAD
+
+    def begin(self) -> None:
+        """Wait until a worker is ready."""
+        while not self._idle and not self._running:
+            self._wait()
 
     def submit(self, ticket: int, candidate: Candidate) -> None:
         """Send a candidate to a worker, or put it in line for the next one that is free."""

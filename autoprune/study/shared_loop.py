@@ -57,12 +57,15 @@ class SharedLoop(Loop):
             False if the searcher had nothing left to propose before that.
 
         Raises:
-            EvaluationError: too many evaluations in a row failed.
+            EvaluationError: too many evaluations in a row failed, or the workers can't be made
+                ready.
             RunError: the store can't be written, or holds trials of another search.
         """
         self._planned = max(total, planned)
         self._catch_up()
         self.look()
+        if self._shared.count < total:
+            self._pool.begin()  # what waits for a worker here, another driver could have evaluated
         while len(self.trials) < total or self._pending:
             more = self._claim(total)
             if self._pending:
