@@ -99,6 +99,23 @@ class Log:
         return [candidate for _, candidate in self.calls]
 
 
+def test_nothing_is_claimed_before_a_worker_is_ready(url):
+    """Another driver could evaluate it meanwhile, and would have to wait for it at the end."""
+    claimed = []
+
+    class Starting(LocalPool):
+        def begin(self):
+            claimed.append(store.count)
+
+    with shared(url, "a") as store:
+        loop = make_loop(store)
+        loop._pool = Starting(outcome)
+        loop.run(2)
+        assert claimed == [0]
+        loop.run(2)  # nothing is left to evaluate: nobody is waited for
+    assert claimed == [0]
+
+
 @pytest.mark.parametrize("searcher", ["random", "tpe", "uniform"])
 def test_drivers_in_turn_make_one_study(url, searcher):
     log = Log()
