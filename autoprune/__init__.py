@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autoprune.cost.table import LatencyTable
     from autoprune.graph import ChannelGroup, Network, trace
     from autoprune.pruning import load, mask, prune, save
+    from autoprune.report.draw import draw
     from autoprune.searchers.base import SearchContext, Searcher
     from autoprune.space.space import SearchSpace
     from autoprune.study import Result, pick, resume, search
@@ -48,6 +49,7 @@ _WHERE = {
     "SearchSpace": "space.space",
     "Searcher": "searchers.base",
     "Trial": "core.trial",
+    "draw": "report.draw",
     "load": "pruning",
     "mask": "pruning",
     "pick": "study",
@@ -80,6 +82,7 @@ __all__ = [
     "SearchSpace",
     "Searcher",
     "Trial",
+    "draw",
     "load",
     "mask",
     "pick",

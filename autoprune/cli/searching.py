@@ -65,12 +65,13 @@ def _show(
 
 def show(result: study.Result, progress: TerminalProgress, *, as_json: bool) -> None:
     """Print a result, or a front or a family with it, and draw its picture."""
-    try:
-        pictures = _pictures(result)
-    except AutopruneError as error:  # What was found is shown all the same.
-        progress.message(f"warning: no picture: {error}")
-        pictures = []
-    folder = _folder(result)
+    folder = report.run_folder(result)
+    picture = None
+    if folder is not None and any(trial.ok for trial in result.trials):
+        try:
+            picture = report.draw(result)
+        except AutopruneError as error:  # What was found is shown all the same.
+            progress.message(f"warning: no picture: {error}")
     family = None
     if result.family and folder is not None:
         family = RunFolder(folder).read_json(RunFolder(folder).family)
@@ -96,25 +97,5 @@ def show(result: study.Result, progress: TerminalProgress, *, as_json: bool) -> 
     if result.front is not None and folder is not None:
         line = f"for another budget: autoprune pick {folder} --budget latency=0.6x"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for picture in pictures:
+    if picture is not None:
         console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _folder(result: study.Result) -> Path | None:
-    """The run folder; of a family, the one that holds the folders of its budgets."""
-    if result.folder is None or not result.family:
-        return result.folder
-    return result.folder.parent
-
-
-def _pictures(result: study.Result) -> list[Path]:
-    """What is drawn in the run folder, where there is one and something to draw."""
-    folder = _folder(result)
-    if folder is None or not any(trial.ok for trial in result.trials):
-        return []
-    if result.family:
-        family = RunFolder(folder).read_json(RunFolder(folder).family)
-        return [report.family_picture(family, result.trials, folder / "family.png")]
-    if result.front is not None and result.front["points"]:
-        return [report.front_picture(result.front, result.trials, folder / "pareto.png")]
-    return [report.scatter(result.data, result.trials, folder / "trials.png")]

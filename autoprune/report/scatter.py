@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.cost import METRICS
 from autoprune.core.errors import ConfigError
-from autoprune.core.files import write_atomically
 from autoprune.core.objectives import metric_of
 from autoprune.core.trial import Trial
+from autoprune.report.figures import BUDGET, DENSE, MARKED, new_figure, plain_axes, save_png
 
 #: Metric → (divisor, axis label).
 AXES = {
@@ -38,9 +37,6 @@ def scatter(
         ConfigError: the trials' costs don't have the metric.
         RunError: the file can't be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     name = metric or next(iter(data["budget"]["limits"]))
     divisor, label = AXES.get(name, (1.0, METRICS.get(name, name)))
     objective = metric_of(data["objective"])
@@ -48,8 +44,7 @@ def scatter(
     drawn = [(t, x / divisor) for t, x in points if x is not None]
     if not drawn:
         raise ConfigError(f"no trial has a figure for {name!r}; give a metric of the budget")
-    figure = Figure(figsize=(7.0, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.0, 4.6)
     axes = figure.add_subplot()
     axes.scatter(
         [x for _, x in drawn],
@@ -63,20 +58,14 @@ def scatter(
     _draw_ends(axes, data, name, divisor, objective)
     limit = data["budget"]["limits"].get(name)
     if limit is not None:
-        axes.axvline(
-            limit / divisor, color="#c0392b", linestyle="--", linewidth=1, label="the budget"
-        )
+        axes.axvline(limit / divisor, color=BUDGET, linestyle="--", linewidth=1, label="the budget")
     axes.set_xlabel(label)
     axes.set_ylabel(objective)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     held = "held" if data["held"] else "not held"
     axes.set_title(f"budget {_asked(data)}: {held}", fontsize=10, loc="left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
-    return Path(path)
+    return save_png(figure, path)
 
 
 def _asked(data: Mapping[str, Any]) -> str:
@@ -114,8 +103,8 @@ def _draw_ends(
     """The dense network and the winner; the winner also before it was recovered."""
     dense, winner = data["dense"], data["winner"]
     for part, marker, color, text in (
-        (dense, "D", "#555555", "dense"),
-        (winner, "*", "#1a7f37", "winner"),
+        (dense, "D", DENSE, "dense"),
+        (winner, "*", MARKED, "winner"),
     ):
         estimate = part["cost"].get(name)
         if estimate is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,7 +282,7 @@ def begin(
             raise RunError(f"{folder.path} holds a run already; give another folder")
         run = Run(
             schema_version=SCHEMA,
-            autoprune=_version(),
+            autoprune=version("autoprune"),
             study=f"{folder.path.name}-{uuid.uuid4().hex[:8]}",
             network=fingerprint(task.model),
             base=str(task.base),
@@ -330,9 +331,3 @@ def _plain(given: Settings | Mapping[str, Any] | bool | None) -> dict[str, Any] 
     if given is None or isinstance(given, bool):
         return {} if given else None
     return dict(given) if isinstance(given, Mapping) else given.model_dump()
-
-
-def _version() -> str:
-    from autoprune import __version__
-
-    return __version__

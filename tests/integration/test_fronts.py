@@ -12,7 +12,6 @@ from autoprune.core.errors import BudgetError, ConfigError, RunError
 from autoprune.report import (
     explain_picture,
     explain_table,
-    family_picture,
     family_table,
     front_picture,
     front_table,
@@ -83,7 +82,7 @@ def test_a_front_is_shown(front, tmp_path):
     text = text_of(front_table(front.front))
     for point in front.front["points"]:
         assert f"{point['metrics']['accuracy']:.4f}" in text
-    picture = front_picture(front.front, front.trials, tmp_path / "front.png")
+    picture = autoprune.draw(front, tmp_path / "front.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="point"):
         front_picture({**front.front, "points": []}, front.trials, tmp_path / "none.png")
@@ -205,7 +204,8 @@ def test_each_budget_of_a_family_has_a_winner_and_a_folder(family, tmp_path):
         assert own["winner"]["trial"] == member["winner"]["trial"]
     text = text_of(family_table(told))
     assert "macs-0.4x" in text
-    picture = family_picture(told, family.trials, tmp_path / "family.png")
+    picture = autoprune.draw(family)
+    assert picture == folder / "family.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -232,13 +232,13 @@ def test_long_lines_are_not_wrapped_where_there_is_no_terminal(run):
 
 
 def test_a_disk_too_full_for_the_picture_does_not_hide_the_result(run, monkeypatch, tmp_path):
-    from autoprune import report
     from autoprune.core.errors import RunError
+    from autoprune.report import draw
 
     def full(*_):
         raise RunError("trials.png can't be written: No space left on device")
 
-    monkeypatch.setattr(report, "scatter", full)
+    monkeypatch.setattr(sys.modules[draw.__module__], "scatter", full)
     status, out, err = run("search", "good.yaml", "--out", tmp_path / "run", "--json")
     assert status == 0
     assert json.loads(out)["held"] is True
