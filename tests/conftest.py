@@ -1,11 +1,30 @@
 """Settings of the whole test run; `tests/` itself is on the path, so tests `import zoo`."""
 
+import gc
 import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# A busy machine may take long over an example; that says nothing of the code.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collector_leaves_what_is_imported():
+    """The collector looks at what a test file makes, not at torch's half a million objects.
+
+    Every measurement collects garbage before it begins, and exports make enough that it is
+    collected often: this halves the time of a small search.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
