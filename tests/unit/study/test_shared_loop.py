@@ -4,6 +4,7 @@ import shutil
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -61,8 +62,9 @@ def make_loop(store, work=None, *, searcher="tpe", seed=0, max_failures=3, progr
     context = SearchContext(
         SearchSpace.from_network(PROBLEM), PROBLEM.budget(0.5), ShapeCost(), seed=seed
     )
+    options = {"hidden": 8, "updates": 1, "warmup": 5} if searcher == "amc" else {}
     return SharedLoop(
-        make_searcher(searcher, context),
+        make_searcher(searcher, context, **options),
         context.cost_model,
         LocalPool(work or outcome),
         store,
@@ -114,6 +116,19 @@ def test_nothing_is_claimed_before_a_worker_is_ready(url):
         assert claimed == [0]
         loop.run(2)  # nothing is left to evaluate: nobody is waited for
     assert claimed == [0]
+
+
+def test_an_agent_that_joins_learns_from_every_trial_as_one_that_was_there(url):
+    agents = []
+    for driver in ("a", "b"):
+        with shared(url, driver) as store:
+            loop = make_loop(store, searcher="amc")
+            loop.run(12)
+            agents.append(loop._searcher.agent.arrays())
+            assert loop._searcher._finished == 12
+    assert agents[0].keys() == agents[1].keys()
+    for name, array in agents[0].items():
+        np.testing.assert_array_equal(array, agents[1][name], err_msg=name)
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe", "uniform"])
