@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,17 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from autoprune.export.onnx import export_onnx
+
 
 def assert_same_in_onnxruntime(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Export, run, and compare every output: within 1e-4 of its scale."""
     onnxruntime = pytest.importorskip("onnxruntime")
     with torch.no_grad():
         expected = pytree.tree_leaves(model(*inputs))
-        program = torch.onnx.export(model, inputs, dynamo=True, optimize=True, verbose=False)
-    stream = io.BytesIO()
-    program.save(stream)
-    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        export_onnx(model, inputs), providers=["CPUExecutionProvider"]
+    )
     names = [entry.name for entry in session.get_inputs()]
     got = session.run(None, dict(zip(names, [x.numpy() for x in inputs], strict=True)))
     assert len(got) == len(expected)

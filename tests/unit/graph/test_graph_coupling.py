@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-import zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
+from traced import traced
 
 from autoprune.core.errors import UnsupportedOpError
 from autoprune.graph import Network, trace
@@ -41,7 +41,7 @@ def conv(i: int, o: int, k: int = 1, **options) -> nn.Conv2d:
 
 
 def test_residual_stream_is_coupled_across_blocks_and_inner_convolutions_are_free():
-    network = trace(*zoo.build("resnet"))
+    network = traced("resnet")
     stem = members(network, "conv1")
     assert {name for name, dim in stem if dim == 0 and name.endswith("weight")} >= {
         "conv1.weight",
@@ -58,7 +58,7 @@ def test_residual_stream_is_coupled_across_blocks_and_inner_convolutions_are_fre
 
 
 def test_zero_padded_shortcut_leaves_the_padded_channels_free():
-    network = trace(*zoo.build("resnet_padded"))
+    network = traced("resnet_padded")
     found = groups(network)
     assert found["conv1"] == 8
     assert found["layers.2.conv2"] == 8
@@ -80,7 +80,7 @@ def test_flatten_repeats_a_channel_for_every_position():
 
 
 def test_concatenation_keeps_a_group_for_each_producer():
-    network = trace(*zoo.build("densenet"))
+    network = traced("densenet")
     assert groups(network)["0"] == 8
     reader = members(network, "1.conv2")
     assert reader["2.conv1.weight", 1] == ("in", 1)
@@ -155,7 +155,7 @@ def test_halves_that_are_not_tied_are_two_groups():
 
 
 def test_squeeze_and_excitation_scales_what_it_looks_at():
-    network = trace(*zoo.build("senet"))
+    network = traced("senet")
     assert groups(network) == {"stem.0": 12, "fc.0": 4}
 
 
@@ -178,9 +178,9 @@ def test_group_norm(count, units):
 
 
 def test_tied_and_shared_modules_are_one():
-    network = trace(*zoo.build("tied_conv"))
+    network = traced("tied_conv")
     assert groups(network) == {"stem.0": 8, "last.0": 12}
-    network = trace(*zoo.build("tied_lm"))
+    network = traced("tied_lm")
     embed = next(g for g in network.groups if g.name == "embed")
     names = {m.tensor for m in embed.members}
     assert {"embed.weight", "head.weight"} <= names
@@ -189,7 +189,7 @@ def test_tied_and_shared_modules_are_one():
 
 @pytest.mark.parametrize("name", ["mha", "fused_qkv", "grouped_query", "torch_mha", "hf_gpt2"])
 def test_attention_is_pruned_by_whole_heads(name):
-    network = trace(*zoo.build(name))
+    network = traced(name)
     heads = [g for g in network.groups if "att" in g.name]
     assert heads
     for group in heads:
@@ -304,7 +304,7 @@ def test_an_unknown_op_raises_with_strict():
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_recurrent_layers_are_frozen_with_a_reason(name):
-    network = trace(*zoo.build(name))
+    network = traced(name)
     assert "recurrent" in network.frozen["inp"]
     assert all("rnn" not in m.tensor or m.role == "in" for g in network.groups for m in g.members)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from traced import traced
 
 from autoprune.core.workload import Kernel, Workloads
 from autoprune.graph import Network, trace
@@ -20,11 +21,6 @@ COUNTED = sorted(
     - {"fused_qkv", "grouped_query", "tied_lm", "torch_mha", "torch_encoder", "lstm", "gru"}
     - set(zoo.NEEDS_TRANSFORMERS)
 )
-
-
-@cache
-def traced(name: str) -> Network:
-    return trace(*zoo.build(name))
 
 
 def macs(work: Workloads) -> float:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import zoo
 from torch import Tensor, nn
+from traced import traced
 
 from autoprune.graph import trace
 from autoprune.graph.statistics import normalising
@@ -52,5 +52,5 @@ def test_one_use_of_another_kind_keeps_the_width():
 
 @pytest.mark.parametrize("name", ["written_rms_norm", "written_layer_norm_std", "response_norm"])
 def test_widths_behind_written_norms_are_free(name):
-    network = trace(*zoo.build(name))
+    network = traced(name)
     assert all("output of the network" in reason for reason in network.frozen.values())

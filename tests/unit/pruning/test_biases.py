@@ -6,6 +6,7 @@ import torch
 import zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
+from traced import traced
 
 from autoprune.core.candidate import Candidate
 from autoprune.graph import trace
@@ -109,8 +110,8 @@ def test_biases_that_two_layers_share_are_left_alone() -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "convnext", "group_norm", "hf_gpt2", "tied_lm", "unet"])
 def test_only_biases_and_statistics_of_real_architectures_change(name: str) -> None:
-    model, inputs = zoo.build(name)
-    network = trace(model, inputs)
+    network = traced(name)
+    inputs = network.example_inputs
     batches = [zoo.with_batch(inputs, len(inputs[0])) for _ in range(3)]
     kept = {g.name: max(1, 3 * g.units // 4) for g in network.groups}
     selection = select(network, Candidate.of(kept), "l1")

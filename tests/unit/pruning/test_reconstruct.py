@@ -6,6 +6,7 @@ import torch
 import zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
+from traced import traced
 
 from autoprune.core.candidate import Candidate
 from autoprune.core.errors import ConfigError, SurgeryError
@@ -291,8 +292,8 @@ def test_shared_parameters_are_left_alone() -> None:
 
 @pytest.mark.parametrize("name", sorted(zoo.ZOO))
 def test_every_architecture_can_be_refitted(name: str) -> None:
-    model, inputs = zoo.build(name)
-    network = trace(model, inputs)
+    network = traced(name)
+    inputs = network.example_inputs
     batches = [zoo.with_batch(inputs, len(inputs[0])) for _ in range(6)]
     selection = halves(network)
     for scope in ("consuming", "all"):
