@@ -11,11 +11,15 @@ export AUTOPRUNE_SHARED_DATA ?= $(abspath ../shared/data)
 demo: install
 	$(BIN)/python examples/digits_demo.py
 
+# In the files' order, so that the long ones (tests/integration) begin first and none is left for
+# the end; xdist's own order is by the number of tests.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST)
 
 unit: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
+	$(PYTEST) tests/unit
 
 lint: install
 	$(BIN)/ruff check .
