@@ -24,9 +24,9 @@ import torch
 from driver_overhead import UNITS, made_up, make_loop
 
 from autoprune.core.trial import Trial
+from autoprune.study.entries import CLAIM, OUTCOME, attributes_of
 from autoprune.study.shared_loop import SharedLoop
 from autoprune.study.shared_store import SharedStore
-from autoprune.study.store import CLAIM, OUTCOME, attributes_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

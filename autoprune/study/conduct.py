@@ -157,6 +157,7 @@ def open_session(
     """The session of a task, with its store, its latency table and its space."""
     network, device, progress = prepared.network, prepared.device, prepared.progress
     store = store or Store(*storage_of(task, folder), units_of(network))
+    store.name_values(task.config.objective)
     if task.config.objectives:
         check_metric_objectives(task, network, store, progress)
     with prepared.phases("table"):

@@ -24,8 +24,9 @@ from autoprune.core.cost import Cost
 from autoprune.core.errors import RunError
 from autoprune.core.trial import Trial
 from autoprune.study.database import is_away
+from autoprune.study.entries import CLAIM, OUTCOME, attributes_of, state_of
 from autoprune.study.shared_study import SharedStudy
-from autoprune.study.store import CLAIM, OUTCOME, Stored, attributes_of, state_of
+from autoprune.study.store import Stored
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

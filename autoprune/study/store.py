@@ -8,12 +8,11 @@ run reads both back in the order in which they happened.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +21,7 @@ from autoprune.core.cost import Cost
 from autoprune.core.errors import RunError, RunVersionError
 from autoprune.core.trial import Trial
 from autoprune.study.database import open_database, patiently, shown
+from autoprune.study.entries import CLAIM, OUTCOME, attributes_of, checksum, given_up, state_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -33,9 +33,8 @@ Together = Callable[[], AbstractContextManager[None]]
 
 #: Of the trials' and events' attributes.
 SCHEMA = 1
-#: Of a trial that several drivers may want (`autoprune.study.shared_store`): whose it is, and, in
-#: one attribute, what came of it; without that it was given up.
-CLAIM, OUTCOME = "claim", "outcome"
+#: What Optuna's `Study.set_metric_names` sets.
+_VALUES = "study:metric_names"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,19 @@ class Store:
                 f"up to {SCHEMA}); upgrade autoprune"
             )
 
+    def name_values(self, objective: str) -> None:
+        """Have Optuna's tools call a trial's value by its name.
+
+        Args:
+            objective: whose values they are.
+        """
+        with self._guarded():
+            attributes = self._call(lambda: self._storage.get_study_system_attrs(self._study))
+            if _VALUES not in attributes:
+                self._call(
+                    lambda: self._storage.set_study_system_attr(self._study, _VALUES, [objective])
+                )
+
     def trials(self) -> list[Stored]:
         """Every finished trial, in the order in which they finished (of several drivers: began).
 
@@ -107,7 +119,7 @@ class Store:
             RunError: one was changed by hand.
         """
         with self._guarded():
-            return [self._read(trial) for trial in self._frozen() if not _given_up(trial)]
+            return [self._read(trial) for trial in self._frozen() if not given_up(trial)]
 
     def add(
         self,
@@ -156,7 +168,7 @@ class Store:
         data = json.loads(json.dumps(event.data))
         entry: dict[str, Any] = {"kind": event.kind, "after": event.after, "data": data}
         with self._guarded():
-            self._note(self._event_name(), {**entry, "sum": _checksum(entry)})
+            self._note(self._event_name(), {**entry, "sum": checksum(entry)})
 
     def _event_name(self) -> str:
         """What the next event is stored under."""
@@ -167,7 +179,7 @@ class Store:
         found = []
         for name in sorted(names):
             entry = attributes[name]
-            if not isinstance(entry, dict) or entry.get("sum") != _checksum(entry):
+            if not isinstance(entry, dict) or entry.get("sum") != checksum(entry):
                 raise RunError(f"{self.where}: {name} was changed after it was written; restore it")
             found.append(Event(entry["kind"], entry["after"], entry["data"]))
         return found
@@ -224,12 +236,13 @@ class Store:
         from optuna.trial import FrozenTrial
 
         now = datetime.now()
+        spent = timedelta(seconds=attributes.get("seconds", 0.0))
         return FrozenTrial(
             number=-1,
             trial_id=-1,
             state=state,
             value=value,
-            datetime_start=now,
+            datetime_start=now - spent,
             datetime_complete=now if state.is_finished() else None,
             params=dict(candidate),
             distributions={name: self._ranges[name] for name in candidate},
@@ -262,7 +275,7 @@ class Store:
         attributes = dict(frozen.user_attrs)
         attributes.pop(CLAIM, None)
         attributes.update(attributes.pop(OUTCOME, {}))
-        if attributes.get("sum") != _checksum(attributes):
+        if attributes.get("sum") != checksum(attributes):
             raise RunError(
                 f"{self.where}: trial {frozen.number} was changed after it was written; restore "
                 "it from a copy, or start anew in another folder"
@@ -295,45 +308,6 @@ class Store:
                 f"{self.where} holds what autoprune did not write "
                 f"({type(error).__name__}: {error}); restore it from a copy, or start anew"
             ) from error
-
-
-def _given_up(frozen: FrozenTrial) -> bool:
-    """Whether a trial of several drivers is under way, or was left without a result."""
-    done = OUTCOME in frozen.user_attrs and frozen.state.is_finished()
-    return CLAIM in frozen.user_attrs and not done
-
-
-def state_of(trial: Trial, objective: str) -> tuple[TrialState, float | None]:
-    """A finished trial's state and value, for Optuna."""
-    from optuna.trial import TrialState
-
-    if not trial.ok:
-        return TrialState.FAIL, None
-    state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
-    return state, trial.score(objective)
-
-
-def attributes_of(trial: Trial, phases: Mapping[str, float], asked: int | None) -> dict[str, Any]:
-    """What is stored of a finished trial besides its state and value."""
-    attributes: dict[str, Any] = {
-        "number": trial.number,
-        "candidate": [list(pair) for pair in trial.candidate.kept],
-        "predicted": trial.predicted.to_dict(),
-        "metrics": dict(trial.metrics),
-        "error": trial.error,
-        "seconds": round(trial.seconds, 6),
-        "phases": {name: round(seconds, 6) for name, seconds in phases.items()},
-        **({} if asked is None else {"asked": asked}),
-        **({} if trial.samples is None else {"samples": trial.samples}),
-    }
-    attributes["sum"] = _checksum(attributes)
-    return attributes
-
-
-def _checksum(entry: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in entry.items() if name != "sum"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @contextmanager

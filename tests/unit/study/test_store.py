@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -187,3 +189,16 @@ def test_a_lock_does_not_outlive_its_process(tmp_path):
 def test_mending_what_is_not_there_does_nothing(tmp_path):
     mend(tmp_path / "journal.log")
     assert not (tmp_path / "journal.log").exists()
+
+
+def test_optunas_tools_see_what_a_value_is_and_how_long_a_trial_took(tmp_path):
+    import optuna
+
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    store = Store(url, "run", UNITS)
+    store.name_values("top5")
+    store.name_values("top1")  # a resumed run finds it named
+    store.add(replace(trial(0), seconds=90.0), "accuracy")
+    study = optuna.load_study(study_name="run", storage=url)
+    assert study.metric_names == ["top5"]
+    assert study.best_trial.duration == timedelta(seconds=90)
