@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from autoprune.profile import ssh_session
 from autoprune.profile.registry import make_profiler
@@ -31,7 +32,7 @@ class Server:
         self.python = f"HOME={self.home} {sys.executable} {' '.join(self._told)}"
 
     def profiler(self, **options):
-        given = {"python": self.python, "ssh": f"ssh -F {self.folder}/config", "timeout_s": 30}
+        given = {"python": self.python, "ssh": f"ssh -F {self.folder}/config", "timeout_s": 300}
         return make_profiler(self.address, **{**given, **options})
 
     def processes(self):
@@ -51,14 +52,19 @@ class Server:
             found += [child for child, parent in parents.items() if parent == pid]
         return [pid for pid in found[1:] if pid not in agents] + agents
 
-    def idle(self, seconds=20):
+    def idle(self, seconds=300):
         """Whether nothing that it has started runs after so many seconds at most."""
         until = time.monotonic() + seconds
         while self.processes():
             if time.monotonic() > until:
                 return False
-            time.sleep(0.1)
+            time.sleep(0.05)
         return True
+
+
+def listening(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def keygen(path):
@@ -74,9 +80,7 @@ def running(folder):
     if os.getuid() == 0:  # the server's own folder, which an init script makes otherwise
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     host, user = keygen(folder / "host"), keygen(folder / "user")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = Server(folder, port)
     server.home.mkdir()
     (folder / "authorized").write_text(" ".join(user) + "\n")
@@ -97,17 +101,15 @@ def running(folder):
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd")], stderr=stderr)
     server.pid = process.pid
     try:
-        for _ in range(100):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            pytest.skip(f"the OpenSSH server does not start here: {log.read_text()[-500:]}")
+        until = time.monotonic() + 300
+        while not listening(port):
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.skip(f"the OpenSSH server does not start here: {log.read_text()[-500:]}")
+            time.sleep(0.02)
         yield server
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(300)
 
 
 class Opened:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 import ssh_server
+from few_rounds import FEW
 
-from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import ProfilerError
 from autoprune.profile import ssh_session
 from autoprune.testing.profilers import conv_artifact
 
-FEW = MeasuringProtocol(warmup=1, runs=2, min_rounds=2, max_rounds=2, timeout_s=20)
 NETWORKS = [conv_artifact("a", 8), conv_artifact("b", 16)]
 
 
@@ -84,17 +83,17 @@ def test_cut_between_calls_and_in_one_it_is_opened_anew(server, opened, monkeypa
     [("server", signal.SIGKILL), ("server", signal.SIGSTOP), ("agent", signal.SIGSTOP)],
 )
 def test_an_idle_connection_that_died_is_noticed_in_time(server, opened, monkeypatch, which, how):
-    monkeypatch.setattr(ssh_session, "ANSWER_S", 2.0)
-    profiler = server.profiler()
+    profiler = server.profiler(timeout_s=600)
     assert measured(profiler)
+    monkeypatch.setattr(ssh_session, "ANSWER_S", 2.0)
     running = server.processes()
     for pid in running[-1:] if which == "agent" else running[:-1]:
         os.kill(pid, how)
     try:
         start = time.monotonic()
         assert measured(profiler)
-        # Without a limit of its own it would be the request's, 30 s.
-        assert time.monotonic() - start < 20
+        # Without a limit of its own it would be the request's, 600 s.
+        assert time.monotonic() - start < 300
         assert len(opened) == 2
     finally:
         profiler.close()
@@ -125,12 +124,13 @@ def test_a_device_that_answered_before_is_waited_for_once(server, opened, monkey
 
 
 def test_an_agent_that_nobody_asks_ends(server, opened, monkeypatch):
-    ssh_server.agent_with(monkeypatch, b"IDLE_S = 120.0\n", b"IDLE_S = 0.5\n")
+    ssh_server.agent_with(monkeypatch, b"IDLE_S = 120.0\n", b"IDLE_S = 2.0\n")
     profiler = server.profiler()
     assert measured(profiler)
     assert server.idle()
+    before = len(opened)
     assert measured(profiler)
-    assert len(opened) == 2
+    assert len(opened) > before
 
 
 def test_a_call_that_is_interrupted_leaves_no_reply_behind(server, opened, monkeypatch):
@@ -187,8 +187,10 @@ from autoprune.core.device import MeasuringProtocol
 from autoprune.profile.registry import make_profiler
 from autoprune.testing.profilers import conv_artifact
 
-protocol = MeasuringProtocol(warmup=1, runs=2, min_rounds=2, max_rounds=2, timeout_s=20)
-profiler = make_profiler(sys.argv[1], python=sys.argv[2], ssh=sys.argv[3], timeout_s=30)
+protocol = MeasuringProtocol(
+    warmup=1, runs=2, min_rounds=2, max_rounds=40, width=1e9, timeout_s=300
+)
+profiler = make_profiler(sys.argv[1], python=sys.argv[2], ssh=sys.argv[3], timeout_s=300)
 
 def measured():
     (found,) = profiler.measure([conv_artifact("a", 8)], protocol)

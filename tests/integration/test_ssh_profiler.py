@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import ssh_server
+from few_rounds import FEW
 from ssh_server import Cut, agent_with
 
-from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile import ssh as module
 from autoprune.profile import ssh_session
@@ -18,8 +18,6 @@ from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.profile.registry import make_profiler
 from autoprune.profile.ssh import SshProfiler
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
-
-FEW = MeasuringProtocol(warmup=1, runs=2, min_rounds=3, max_rounds=3, timeout_s=30)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +49,7 @@ def test_any_runtime_that_is_there(server):
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-cpu"])
 def test_kernels_are_those_of_the_profiler_here(server, runtime):
     pytest.importorskip(runtime.partition("-")[0])
-    protocol = MeasuringProtocol(
-        warmup=1, runs=2, min_rounds=2, max_rounds=2, timeout_s=30, kernels=True
-    )
+    protocol = replace(FEW, kernels=True)
     artifacts = [conv_artifact("a", 32, layers=3), conv_artifact("b", 64, layers=3)]
     there = server.profiler(runtime=runtime).measure(artifacts, protocol)
     here = make_profiler(runtime).measure(artifacts, protocol)
@@ -123,7 +119,7 @@ def test_a_search_is_measured_there(server, tmp_path):
         device_options={"python": server.python, "ssh": f"ssh -F {server.folder}/config"},
         searcher="random",
         trials=3,
-        verify={"top": 1, "rounds": 1, "timeout_s": 2},
+        verify={"top": 1, "rounds": 1, "width": 0.5, "timeout_s": 300},
         out=tmp_path / "run",
     )
     assert result.held
@@ -191,7 +187,7 @@ def test_a_connection_that_is_cut_is_made_anew(server, monkeypatch):
     found = server.profiler().measure(artifacts, FEW)
     assert cut.cuts == 2
     assert all(m.ok for m in found)
-    assert len(found[1].samples_ms) >= 2  # a busy machine may lose a round
+    assert len(found[1].samples_ms) >= 2
 
 
 def test_a_network_that_always_loses_the_connection_is_an_error_of_its_own(server, monkeypatch):
@@ -211,8 +207,16 @@ def test_a_run_that_hangs_is_ended_on_the_device_and_recorded(server, monkeypatc
         b"        times = []\n",
         b"        times = []\n        while number == 1: pass\n",
     )
+    real = ssh_session.Session.ask
+
+    def ask(session, do, data=b"", **arguments):
+        if do == "run" and arguments["number"] == 1:
+            session._timeout_s = 4.0  # of this request alone: to connect takes as long as it takes
+        return real(session, do, data, **arguments)
+
+    monkeypatch.setattr(ssh_session.Session, "ask", ask)
     artifacts = [conv_artifact("a", 8), conv_artifact("hangs", 16)]
-    good, hangs = server.profiler(timeout_s=10).measure(artifacts, FEW)
+    good, hangs = server.profiler().measure(artifacts, FEW)
     assert good.ok
     assert "was lost 2 times" in hangs.error
 

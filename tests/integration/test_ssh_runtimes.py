@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import ssh_server
+from few_rounds import FEW
 
-from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import ProfilerError
 from autoprune.profile import ssh_session
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.testing.profilers import conv_artifact
-
-FEW = MeasuringProtocol(warmup=1, runs=2, min_rounds=2, max_rounds=2, timeout_s=30)
 
 
 @pytest.fixture(scope="module")
