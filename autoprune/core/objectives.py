@@ -50,11 +50,13 @@ class Objective:
         name: a metric of `evaluate`, or a cost ("latency_ms").
         cost: whether it is a cost.
         maximise: whether more is better; costs are always minimised.
+        worst: a metric's worst value that is worth a place on the front; None is any.
     """
 
     name: str
     cost: bool = False
     maximise: bool = True
+    worst: float | None = None
 
     def value(self, trial: Trial) -> float | None:
         """A trial's figure, a cost as it was measured where it was; None where there is none."""
@@ -81,6 +83,13 @@ def losses(objectives: Sequence[Objective], trials: Iterable[Trial]) -> Floats:
         for trial in trials
     ]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+
+
+def worst_losses(objectives: Sequence[Objective]) -> Floats:
+    """(M,) the most that each of `losses` may be on a front; infinite where it may be anything."""
+    return np.array(
+        [np.inf if o.worst is None else (-o.worst if o.maximise else o.worst) for o in objectives]
+    )
 
 
 def parse_objectives(names: Sequence[str], costs: Collection[str] = ()) -> tuple[Objective, ...]:

@@ -81,6 +81,8 @@ def _remarks(data: Mapping[str, Any]) -> list[str]:
         f"{len(data['points'])} points of a front from {data['trials']} trials, seed "
         f"{data['seed']}{checked if known else ''}"
     ]
+    if not data["points"]:
+        lines.append("no trial holds the budget and the worst that is worth a point (front.worst)")
     if data["device"] is not None and known:
         lines.append(f"device: {data['device']}")
     return lines

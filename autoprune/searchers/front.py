@@ -10,7 +10,7 @@ import numpy as np
 from autoprune.core.candidate import Candidate
 from autoprune.core.cost import Floats
 from autoprune.core.errors import ConfigError
-from autoprune.core.objectives import losses
+from autoprune.core.objectives import losses, worst_losses
 from autoprune.core.pareto import contributions, nondominated, ranks
 from autoprune.core.trial import Trial
 from autoprune.core.workload import Ints
@@ -63,7 +63,7 @@ class EvolveFrontSearcher(ProposingSearcher):
     metrics a model's mean and `explore` standard deviations on the good side (as in SMS-EGO,
     Ponweiser et al. 2008; the model: `FrontModel`). Parents are the first fronts of a
     non-dominated sorting (Deb et al. 2002), those that stand alone more often than those in a
-    crowd.
+    crowd, and none that is worse than an objective's worst value.
 
     Args:
         context: the problem, with several objectives.
@@ -100,6 +100,7 @@ class EvolveFrontSearcher(ProposingSearcher):
         self._mutants = mutants
         self._rounds = rounds
         self._explore = explore
+        self._worst = worst_losses(context.objectives)
         self._costs = [o.name for o in context.objectives if o.cost]
         self._all_costs = Oracle(self.space, context.budget, context.cost_model, context.z)
         self._all_costs.cost_model = context.cost_model.narrowed(
@@ -122,7 +123,7 @@ class EvolveFrontSearcher(ProposingSearcher):
         known = self._losses()
         if not np.isfinite(known).all(axis=1).any():
             return self._first(self._asked)
-        order = ranks(known, self._parents)
+        order = ranks(self._worthy(known), self._parents)
         chosen = np.argsort(order, kind="stable")[: max(self._parents, int((order == 0).sum()))]
         chosen = chosen[order[chosen] < len(order)]
         pool = self._mutants_of(np.array([self._levels[i] for i in chosen]), known[chosen])
@@ -159,6 +160,11 @@ class EvolveFrontSearcher(ProposingSearcher):
                         np.isfinite(known).all(axis=1), costs[objective.name], np.nan
                     )
         return known
+
+    def _worthy(self, known: Floats) -> Floats:
+        """(N, M) losses, NaN those that are not worth a place on the front; all, if none is."""
+        fine = np.all(known <= self._worst, axis=1, keepdims=True)
+        return np.where(fine, known, np.nan) if fine.any() else known
 
     def _mutants_of(self, parents: Ints, known: Floats) -> Ints:
         """(M ≤ mutants, n) changes of (P, n) levels, of (P, M) losses, that hold the budget."""

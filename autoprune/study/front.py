@@ -9,7 +9,7 @@ import numpy as np
 
 from autoprune.core.cost import Cost
 from autoprune.core.errors import BudgetError, ConfigError, EvaluationError
-from autoprune.core.objectives import Objective, losses, parse_objectives
+from autoprune.core.objectives import Objective, losses, parse_objectives, worst_losses
 from autoprune.core.pareto import spread
 from autoprune.core.trial import Trial
 from autoprune.searchers.base import SearchContext
@@ -38,9 +38,18 @@ def objectives_of(task: Task) -> tuple[Objective, ...]:
     """
     if not task.config.objectives:
         return ()
-    return parse_objectives(
+    found = parse_objectives(
         task.config.objectives, () if task.table is None else task.table.metrics
     )
+    worst = task.config.front.worst
+    metrics = [o.name for o in found if not o.cost]
+    for name in worst:
+        if name not in metrics:
+            raise ConfigError(
+                f"front.worst must name metrics among the objectives ({', '.join(metrics)}), got "
+                f"{name!r}; a cost is bounded by `budget`"
+            )
+    return tuple(replace(o, worst=worst.get(o.name)) for o in found)
 
 
 def check_objectives(task: Task) -> None:
@@ -62,16 +71,17 @@ def _has_device(task: Task) -> bool:
 
 
 def check_metric_objectives(task: Task, network: Network, store: Store, progress: Progress) -> None:
-    """Evaluate the dense network where `evaluate` must give more than one of the objectives.
+    """Evaluate the dense network where `evaluate` must give several objectives, or good ones.
 
     So what it does not give is known before a table is measured. What it gives is stored.
 
     Raises:
-        ConfigError: it gives no such metric.
+        ConfigError: it gives no such metric, or one that no place on the front is worth.
         EvaluationError: it fails.
     """
-    wanted = [o.name for o in objectives_of(task) if not o.cost]
-    if len(wanted) < 2:
+    objectives = [o for o in objectives_of(task) if not o.cost]
+    wanted = [o.name for o in objectives]
+    if len(wanted) < 2 and not task.config.front.worst:
         return
     known = next((e.data["metrics"] for e in store.events() if e.kind == "dense"), None)
     if known is None:
@@ -86,6 +96,15 @@ def check_metric_objectives(task: Task, network: Network, store: Store, progress
             f"objectives: {', '.join(missing)} is neither a cost nor a metric that evaluate gives "
             f"(it gives {', '.join(known)})"
         )
+    for o in objectives:
+        if o.worst is not None and (
+            known[o.name] < o.worst if o.maximise else known[o.name] > o.worst
+        ):
+            raise ConfigError(
+                f"front.worst: the dense network's {o.name} is {known[o.name]:.4g}, worse than "
+                f"{o.worst:g}, so no network may be expected to be on the front; "
+                + ("ask for less" if o.maximise else "allow more")
+            )
     if not any(e.kind == "dense" for e in store.events()):
         store.record(Event("dense", 0, {"metrics": known}))
 
@@ -146,13 +165,15 @@ class FrontSession(Session):
             elif holds(self.limits.violations(cost)):
                 known.append(replace(trial, predicted=cost))
         figures = losses(self.objectives, known)
-        finite = np.flatnonzero(np.isfinite(figures).all(axis=1))
+        fine = np.isfinite(figures) & (figures <= worst_losses(self.objectives))
+        finite = np.flatnonzero(fine.all(axis=1))
         chosen = [known[finite[i]].number for i in spread(figures[finite], count)]
         return [self.trial(number) for number in chosen if number not in self.verified]
 
     def _stands(self, trial: Trial) -> bool:
-        """Whether a trial may be on the front: told in every objective, and within the budget."""
-        if any(o.value(trial) is None for o in self.objectives):
+        """Whether a trial may be on the front: told in every objective, good enough, in budget."""
+        # A figure that is not told is not a number, and nothing is above that.
+        if not (losses(self.objectives, [trial]) <= worst_losses(self.objectives)).all():
             return False
         if not self.needs_device:
             return trial.ok and holds(self.limits.violations(trial.predicted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 
 class Settings(BaseModel):
@@ -47,9 +47,12 @@ class FrontSettings(Settings):
     Attributes:
         points: at most so many, spread along the front so that they cover the most of it. Where a
             device tells an objective, each is measured.
+        worst: of metrics among the objectives, the worst value that is worth a point, such as
+            `{accuracy: 0.9}`; trials go where it is held.
     """
 
     points: int = Field(default=12, ge=2, le=100)
+    worst: dict[str, FiniteFloat] = {}
 
 
 class TableSettings(Settings):

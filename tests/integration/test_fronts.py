@@ -73,6 +73,21 @@ def test_every_point_of_a_front_is_measured_and_none_dominates_another(front):
     assert not set(front.front["dominated"]) & {point["trial"] for point in points}
 
 
+def test_what_is_worse_than_the_worst_is_not_on_the_front():
+    asked = {**NETWORK, **TASK, "objectives": ["accuracy", "macs"], "trials": 8}
+    result = autoprune.search(**asked, front={"worst": {"accuracy": 0.6}})
+    shown = {point["trial"] for point in result.front["points"]}
+    assert any(trial.score() < 0.6 for trial in result.trials)
+    assert shown
+    assert all(trial.score() >= 0.6 for trial in result.trials if trial.number in shown)
+    for worst, said in (
+        ({"macs": 1e6}, r"front.worst must name metrics among the objectives \(accuracy\)"),
+        ({"accuracy": 60}, "the dense network's accuracy is .*, worse than 60.*ask for less"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            autoprune.search(**asked, front={"worst": worst})
+
+
 def test_a_front_is_resumed_as_it_was(front):
     again = autoprune.resume(front.folder, **NETWORK, **TASK)
     assert again.front == front.front

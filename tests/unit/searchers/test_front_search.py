@@ -37,6 +37,19 @@ def test_evolve_covers_more_than_random():
         assert covered("evolve", seed) > covered("random", seed) + 0.01
 
 
+def test_evolve_goes_on_from_what_is_worth_a_place():
+    problem = SyntheticProblem.resnet(blocks=3, seed=0)
+    plain = context_of(problem, 40)
+    accuracy, macs = plain.objectives
+    bounded = dataclasses.replace(accuracy, worst=0.88), macs
+    contexts = plain, dataclasses.replace(plain, objectives=bounded)
+    worthy = []
+    for context in contexts:
+        found = run_search(lambda c: make_searcher("evolve", c), problem, context)
+        worthy.append(sum(trial.metrics["accuracy"] >= 0.88 for trial in found))
+    assert worthy[1] > 1.5 * worthy[0]
+
+
 @pytest.mark.parametrize("name", FRONTS)
 def test_suggestions_hold_the_budget_and_never_repeat(name):
     problem = SyntheticProblem.resnet(blocks=2, trunk=True)
