@@ -4,10 +4,11 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
+
+from ports import free_port
 
 
 class NotInstalledError(Exception):
@@ -19,9 +20,7 @@ class Server:
 
     def __init__(self, binaries, folder, user):
         self.binaries, self.folder, self.user = binaries, folder, user
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.do("initdb", "-D", "data", "-U", "autoprune", "-A", "trust", "-E", "UTF8", "-N")
 
     def do(self, program, *arguments):
@@ -32,18 +31,18 @@ class Server:
             capture_output=True,
             text=True,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-            timeout=120,
+            timeout=600,
         )
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
 
     def start(self):
         options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -F -c shared_buffers=16MB"
-        self.do("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
+        self.do("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", "300", "-o", options, "start")
 
     def stop(self):
         """At once, as if its machine went down: connections break, the log is replayed."""
-        self.do("pg_ctl", "-D", "data", "-w", "-m", "immediate", "stop")
+        self.do("pg_ctl", "-D", "data", "-w", "-t", "300", "-m", "immediate", "stop")
 
     @property
     def url(self):

@@ -11,18 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+from ports import free_port
+
 #: On the head, then on another node; the shell fills in $PORT, $HEAD and $TOKEN.
 HEAD = "ray start --head --port=$PORT --include-dashboard=false --disable-usage-stats"
 NODE = "ray start --address=$HEAD:$PORT --disable-usage-stats"
 #: Ray keeps a process's first token, so all clusters of one process have the same.
 SECRET = secrets.token_hex(32)
 TOKEN = 'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="$TOKEN"'
-
-
-def _free_port():
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return free.getsockname()[1]
 
 
 class Nodes:
@@ -36,7 +32,7 @@ class Nodes:
 
     def __init__(self, folder, token=TOKEN, **more):
         self.folder, self.token = Path(folder), token
-        self.port, self.client_port = _free_port(), _free_port()
+        self.port, self.client_port = free_port(""), free_port("")
         self.head = socket.gethostbyname(socket.gethostname())
         self.address = f"{self.head}:{self.port}"
         self.client = f"ray://{self.head}:{self.client_port}"
@@ -77,11 +73,11 @@ class Nodes:
                 f"exec {command} --block --object-store-memory=100000000", stdout=log, stderr=log
             )
         self.started.append(process)
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while "Ray runtime started" not in path.read_text():
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(path.read_text())
-            time.sleep(0.1)
+            time.sleep(0.05)
         return process
 
     def kill(self, process, how=signal.SIGKILL):

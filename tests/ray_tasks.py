@@ -16,12 +16,14 @@ class Scripted:
     Args:
         folder: for the log and the marks of what happened once.
         sleeps: kept count → seconds; others take no time.
+        waits: kept counts that take until they are let go.
         dies: kept counts whose worker is killed: at the first try, or always.
         always: whether they are killed every time.
     """
 
-    def __init__(self, folder, sleeps=None, dies=(), always=False):
-        self.folder, self.sleeps, self.dies, self.always = Path(folder), sleeps or {}, dies, always
+    def __init__(self, folder, sleeps=None, waits=(), dies=(), always=False):
+        self.folder, self.sleeps, self.waits = Path(folder), sleeps or {}, waits
+        self.dies, self.always = dies, always
 
     def __call__(self):
         return self.evaluate
@@ -32,8 +34,14 @@ class Scripted:
         if kept in self.dies and (self.always or self.once(f"died-{kept}")):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.sleeps.get(kept, 0))
+        while kept in self.waits and not (self.folder / f"go-{kept}").exists():
+            time.sleep(0.02)
         self.note(f"{kept} end")
         return Outcome({"accuracy": kept / 100, "pid": float(os.getpid())})
+
+    def let_go(self, kept):
+        """End the evaluation of so many kept units."""
+        (self.folder / f"go-{kept}").touch()
 
     def once(self, mark):
         try:

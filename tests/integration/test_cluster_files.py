@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ports import free_port
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -120,16 +121,13 @@ def test_the_slurm_script_runs_a_batch_on_an_allocation_of_one_machine(tmp_path)
         "defaults": {"trials": 2, "device": None},
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
     done = subprocess.run(
         ["bash", SLURM, "sweep.yaml"],
         cwd=tmp_path,
         env={
             **os.environ,
             "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RAY_PORT": str(port),
+            "RAY_PORT": str(free_port("")),
             "SLURM_JOB_ID": "1",
             "SLURM_JOB_NUM_NODES": "1",
             "SLURM_CPUS_PER_TASK": "1",
@@ -137,7 +135,7 @@ def test_the_slurm_script_runs_a_batch_on_an_allocation_of_one_machine(tmp_path)
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "batch" / "summary.json").read_text())

@@ -98,7 +98,7 @@ def test_the_code_of_a_page_runs(page, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
             "searcher": "random",
             "trials": 4,
             "profile": {"candidates": 8, "timeout_s": 120},
-            "verify": {"top": 1, "rounds": 1, "width": 0.2, "timeout_s": 0.5},
+            "verify": {"top": 1, "rounds": 1, "width": 0.2, "timeout_s": 300},
             "out": str(folder),
         },
         "test",

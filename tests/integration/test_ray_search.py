@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_task
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 
@@ -45,25 +46,26 @@ def test_a_killed_driver_loses_nothing_finished(tmp_path):
             text=True,
         )
 
-    first = start("search", "config.yaml", "--workers", "2")
     journal = tmp_path / "run" / "journal.log"
-    until = time.monotonic() + 240
-    while trials(journal) < 2 and first.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    assert first.poll() is None, first.communicate()
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
-    kept = trials(journal)
-    assert 2 <= kept < TRIALS
+    with tiny_task.hold(calls, 4):
+        first = start("search", "config.yaml", "--workers", "2")
+        until = time.monotonic() + 900
+        # The dense network and three others; then both workers are at one more.
+        while tiny_task.called(calls) < 6 or trials(journal) < 3:
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate()
+    assert trials(journal) == 3
 
     again = start("resume", "run", "--json")
-    out, err = again.communicate(timeout=300)
+    out, err = again.communicate(timeout=900)
     assert again.returncode == 0, err
     assert json.loads(out)["trials"] == {"finished": TRIALS, "failed": 0}
     assert trials(journal) == TRIALS
     # The dense network and each candidate, and again what two workers were at when it was killed.
-    done = len(calls.read_text().splitlines())
-    assert 1 + TRIALS <= done <= 1 + TRIALS + 2
+    assert tiny_task.called(calls) == 1 + TRIALS + 2
 
 
 def trials(journal):
