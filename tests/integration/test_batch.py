@@ -86,8 +86,9 @@ def test_a_killed_batch_is_gone_on_with_and_nothing_finished_is_done_again(tmp_p
     summary = json.loads(out)
     assert summary["states"] == {"held": 2, "failed": 2}
     assert summary["evaluations"] == finished(run) == 1 + TRIALS
-    # What was in flight when the driver was killed: one evaluation in each of two processes.
-    assert 1 + TRIALS + 1 <= tiny_task.called(calls) <= 1 + TRIALS + 2
+    # What was in flight when the driver was killed: one evaluation in each of two processes, which
+    # end with the driver, or just after what they are at.
+    assert 1 + TRIALS <= tiny_task.called(calls) <= 1 + TRIALS + 2
     held = [job for job in summary["jobs"] if job["state"] == "held"]
     assert len({(job["value"], job["macs"]) for job in held}) == 1
     assert {job["trials"] for job in held} == {TRIALS}
