@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.core.errors import ConfigError, MissingDependencyError, RunError
+from autoprune.evaluate.ray_address import answers, check_answers
 from autoprune.evaluate.ray_errors import explained, first_line, no_client_server
 
-#: Seconds within which the head of a cluster must answer.
-ANSWER_S = 5.0
 #: Seconds between two looks whether the head is there, and for which it or a node may be away.
 LOOK_S, AWAY_S = 2.0, 600.0
 #: How often a head is asked for a server of Ray's client; on a busy machine one may start too late.
@@ -104,7 +102,7 @@ class Cluster:
             return False
         self._looked = time.monotonic()
         # Once may be the network's fault.
-        return not (_answers(self.head) or _answers(self.head))
+        return not (answers(self.head) or answers(self.head))
 
     def rejoin(self) -> None:
         """Leave a cluster whose head is gone, wait for it, and connect again.
@@ -123,7 +121,7 @@ class Cluster:
         self.ray.shutdown()
         until = time.monotonic() + AWAY_S
         while True:
-            if self.owned or self.head is None or _answers(self.head):
+            if self.owned or self.head is None or answers(self.head):
                 try:
                     self.join()
                 except (ConfigError, RunError):
@@ -307,40 +305,3 @@ def _head(ray: Any, address: str | None) -> tuple[str, int] | None:
         address = ray.get_runtime_context().gcs_address
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     return (host.strip("[]"), int(port)) if host and port.isdigit() else None
-
-
-def _answers(head: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(head, ANSWER_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def check_answers(address: str) -> None:
-    """Refuse an address where nobody answers; Ray itself would wait for minutes.
-
-    Raises:
-        ConfigError: it is no address, or nothing listens there.
-    """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(
-            "a Ray address must be auto, host:port (of the head, usually port 6379) or "
-            f"ray://host:port (usually port 10001); got {address!r}"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except OSError as error:
-        client = (
-            "; a head serves Ray's client (usually on port 10001) only where ray[client] is "
-            "installed: on a node of the cluster, give --ray-address auto instead"
-            if address.startswith("ray://")
-            else ""
-        )
-        raise ConfigError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}. Start its head by "
-            f"`ray start --head --port=6379`, or check the host, the port and the firewall{client}"
-        ) from error

@@ -1,6 +1,7 @@
 import contextlib
 import socket
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from autoprune.core.errors import ConfigError, MissingDependencyError
 from autoprune.evaluate import ray_cluster
 from autoprune.evaluate.packed import Packed
 from autoprune.evaluate.ray import RayPool
+from autoprune.evaluate.ray_address import check_answers
 from autoprune.evaluate.ray_cluster import (
     Cluster,
     actor_options,
@@ -98,6 +100,42 @@ def test_auto_without_a_cluster_says_what_to_do(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     error = ConnectionError("Could not find any running Ray instance. Please specify ...")
     assert "ray start --head" in str(explained(error, "auto"))
+
+
+@contextlib.contextmanager
+def listening(answer):
+    """host:port of a server that answers every connection with the same bytes, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(64)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n"])
+def test_where_something_else_listens_it_is_said_at_once(scheme, answer):
+    with (
+        listening(answer) as address,
+        pytest.raises(ConfigError, match=r"something else .* listens at .*6379"),
+    ):
+        check_answers(scheme + address)
+
+
+@pytest.mark.parametrize("answer", [bytes([0, 0, 0, 4]), bytes([0, 0, 18, 4, 0])])
+def test_what_begins_as_grpc_does_may_be_a_head(answer):
+    with listening(answer) as address:
+        check_answers(address)
 
 
 @pytest.mark.parametrize(
