@@ -47,7 +47,7 @@ def open_database(url: str, **options: int) -> RDBStorage:
     """
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError
+    from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, ProgrammingError
 
     try:
         backend = make_url(url).get_backend_name()
@@ -73,8 +73,16 @@ def open_database(url: str, **options: int) -> RDBStorage:
             except (IntegrityError, ProgrammingError):
                 time.sleep(random.random())  # two processes make its tables at the same time
         return connect()
+    except NoSuchModuleError as error:
+        raise RunError(
+            f"the storage {shown(url)} names a database or a driver that SQLAlchemy does not know; "
+            "a URL begins with postgresql+psycopg://, or with what SQLAlchemy's documentation "
+            "gives for another database"
+        ) from error
     except ImportError as error:
-        hint = "pip install 'autoprune[postgres]'" if backend == "postgresql" else str(error)
+        hint = f"{error.__cause__ or error}"
+        if backend == "postgresql":
+            hint = "pip install 'autoprune[postgres]', and begin it with postgresql+psycopg://"
         raise MissingDependencyError(
             f"the storage {shown(url)} needs a database driver that is not installed: {hint}"
         ) from error
@@ -82,7 +90,7 @@ def open_database(url: str, **options: int) -> RDBStorage:
         text = str(error).strip().splitlines()
         raise RunError(
             f"the storage {shown(url)} can't be reached: {text[0] if text else error}. Check that "
-            "the server runs, the address, the user and the database's name"
+            "the server runs, the address, the user, the password and the database's name"
         ) from error
 
 

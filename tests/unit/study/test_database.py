@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from autoprune.core.errors import RunError
+from autoprune.core.errors import MissingDependencyError, RunError
 from autoprune.study.database import is_away, open_database, patiently, shown
 
 GONE = OperationalError("select 1", {}, RuntimeError("server closed the connection"))
@@ -15,6 +17,27 @@ def test_a_password_is_never_shown():
 def test_what_is_no_url_is_refused():
     with pytest.raises(RunError, match="must be a database URL"):
         open_database("not a url")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "named"),
+    [
+        ("nosuch://a:secret@127.0.0.1/x", RunError, "SQLAlchemy does not know"),
+        ("postgresql+nosuch://a:secret@127.0.0.1/x", RunError, r"begins with postgresql\+psycopg"),
+        ("mysql+pymysql://a:secret@127.0.0.1/x", MissingDependencyError, "'pymysql'"),
+        (
+            "postgresql+pg8000://a:secret@127.0.0.1/x",
+            MissingDependencyError,
+            r"autoprune\[postgres",
+        ),
+    ],
+)
+def test_a_driver_that_is_not_there_is_named(monkeypatch, url, kind, named):
+    for module in ("pymysql", "pg8000"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(kind, match=named) as caught:
+        open_database(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_lost_connection_is_waited_out():
