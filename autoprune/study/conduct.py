@@ -62,6 +62,8 @@ class Prepared:
         progress: is told.
         phases: counts seconds.
         notes: for the result.
+        own_device: whether the device's profiler was made here; it is closed at the end of the
+            `with` block, however that comes.
         start: when it began (`time.perf_counter`).
     """
 
@@ -71,7 +73,15 @@ class Prepared:
     progress: Progress
     phases: Phases = field(default_factory=Phases)
     notes: list[str] = field(default_factory=list)
+    own_device: bool = True
     start: float = field(default_factory=time.perf_counter)
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device is not None and self.own_device:
+            self.device.close()
 
 
 def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
@@ -87,15 +97,16 @@ def conduct(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
         from autoprune.study.shared_run import conduct_shared
 
         return conduct_shared(task, folder, progress)
-    prepared = prepare(task, progress, race_of(task, None if folder is None else folder.racing))
-    kind = FrontSession if task.config.objectives else Session
-    session = open_session(prepared, task, folder, kind)
-    dense_metrics = session.dense_metrics()
-    if folder is not None:
-        folder.begun = True
-    trials = session.run(prepared.evaluator)
-    front = session.close() if isinstance(session, FrontSession) else None
-    return finish(prepared, task, session, trials, dense_metrics, folder, front)
+    race = race_of(task, None if folder is None else folder.racing)
+    with prepare(task, progress, race) as prepared:
+        kind = FrontSession if task.config.objectives else Session
+        session = open_session(prepared, task, folder, kind)
+        dense_metrics = session.dense_metrics()
+        if folder is not None:
+            folder.begun = True
+        trials = session.run(prepared.evaluator)
+        front = session.close() if isinstance(session, FrontSession) else None
+        return finish(prepared, task, session, trials, dense_metrics, folder, front)
 
 
 def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepared:
@@ -144,7 +155,8 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
     device = _device(task, network, evaluator, notes)
     for note in notes:
         progress.message(note)
-    return Prepared(network, evaluator, device, progress, phases, notes, start)
+    own = task.profiler is None
+    return Prepared(network, evaluator, device, progress, phases, notes, own, start)
 
 
 def open_session(
@@ -215,8 +227,6 @@ def finish(
         phases=prepared.phases,
     )
     shipped = ship(searched, finisher, trials)
-    if prepared.device is not None and task.profiler is None:
-        prepared.device.close()
     note = getattr(shipped.model, "autoprune_note", "")
     seconds = {name: round(value, 3) for name, value in prepared.phases.seconds.items()}
     about: dict[str, Any] = {

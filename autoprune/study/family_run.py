@@ -46,25 +46,25 @@ def conduct_family(task: Task, folder: RunFolder | None, progress: Progress) -> 
     tasks = [_alone(task, budget) for budget in budgets]
     if folder is not None and folder.family.exists():
         return _together(_read(tasks, folder, budgets))
-    prepared = prepare(tasks[0], progress)
-    session = open_session(prepared, tasks[0], folder, FamilySession)
-    session.checkpoint = None  # a searcher's state is of one budget
-    absolute = [Budget.parse(b).absolute(session.dense_cost) for b in budgets]
-    order = loosest_first(absolute)
-    for index in order:
-        session.aim(Budget.parse(budgets[index]))
-    dense_metrics = session.dense_metrics()
-    if folder is not None:
-        folder.begun = True
-    session.budgets = [Budget.parse(budgets[i]) for i in order]
-    trials = session.run(prepared.evaluator)
-    results = []
-    for index in order:
-        session.aim(Budget.parse(budgets[index]))
-        below = None if folder is None else _below(folder, tasks[index], budgets, index)
-        results.append(_finish(prepared, tasks[index], session, trials, dense_metrics, below))
-    if folder is not None:
-        folder.write_json(folder.family, overview(results, budgets, order, session))
+    with prepare(tasks[0], progress) as prepared:
+        session = open_session(prepared, tasks[0], folder, FamilySession)
+        session.checkpoint = None  # a searcher's state is of one budget
+        absolute = [Budget.parse(b).absolute(session.dense_cost) for b in budgets]
+        order = loosest_first(absolute)
+        for index in order:
+            session.aim(Budget.parse(budgets[index]))
+        dense_metrics = session.dense_metrics()
+        if folder is not None:
+            folder.begun = True
+        session.budgets = [Budget.parse(budgets[i]) for i in order]
+        trials = session.run(prepared.evaluator)
+        results = []
+        for index in order:
+            session.aim(Budget.parse(budgets[index]))
+            below = None if folder is None else _below(folder, tasks[index], budgets, index)
+            results.append(_finish(prepared, tasks[index], session, trials, dense_metrics, below))
+        if folder is not None:
+            folder.write_json(folder.family, overview(results, budgets, order, session))
     return _together(results)
 
 

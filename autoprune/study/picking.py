@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -100,11 +99,8 @@ def pick(
     with folder:
         picked = _chosen(task, folder, wanted, told)
     listener = progress or Progress()
-    prepared = prepare(task, listener)
-    picked.network = prepared.network
-    below = RunFolder.create(place)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(below)
+    with prepare(task, listener) as prepared, RunFolder.create(place) as below:
+        picked.network = prepared.network
         result = finish(prepared, task, picked, picked.trials, told["dense"]["metrics"], below)
         below.write(below.config, write_yaml(task.config))
     return result

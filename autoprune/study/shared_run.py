@@ -43,28 +43,28 @@ def conduct_shared(task: Task, folder: RunFolder | None, progress: Progress) -> 
     run = task.config.run
     if folder is None or run is None:
         raise ConfigError("study needs a run folder of this driver; give one by `out`")
-    prepared = prepare(task, progress, race_of(task, folder.racing))
-    with SharedStore(url, name, units_of(prepared.network), run.study) as store:
-        terms = _terms(task, prepared)
-        agreed = store.terms() if store.first else store.wait_until_open(progress.message)
-        if agreed is not None:
-            _check(agreed, terms, store)
-            _take_table(task, folder, agreed, store)
-        session = open_session(prepared, task, folder, SharedSession, store)
-        terms |= _found(task, session, folder)
-        if agreed is not None:
-            try:
+    with prepare(task, progress, race_of(task, folder.racing)) as prepared:
+        with SharedStore(url, name, units_of(prepared.network), run.study) as store:
+            terms = _terms(task, prepared)
+            agreed = store.terms() if store.first else store.wait_until_open(progress.message)
+            if agreed is not None:
                 _check(agreed, terms, store)
-            except RunError:
-                folder.table.unlink(missing_ok=True)  # nothing has begun
-                raise
-            progress.message(f"joined the study {name}: {store.count} trials so far")
-        dense_metrics = session.dense_metrics()
-        folder.begun = True
-        if agreed is None:
-            session.ready = lambda: store.open(terms, _table_text(folder))
-        trials = session.run(prepared.evaluator)
-    return finish(prepared, task, session, trials, dense_metrics, folder)
+                _take_table(task, folder, agreed, store)
+            session = open_session(prepared, task, folder, SharedSession, store)
+            terms |= _found(task, session, folder)
+            if agreed is not None:
+                try:
+                    _check(agreed, terms, store)
+                except RunError:
+                    folder.table.unlink(missing_ok=True)  # nothing has begun
+                    raise
+                progress.message(f"joined the study {name}: {store.count} trials so far")
+            dense_metrics = session.dense_metrics()
+            folder.begun = True
+            if agreed is None:
+                session.ready = lambda: store.open(terms, _table_text(folder))
+            trials = session.run(prepared.evaluator)
+        return finish(prepared, task, session, trials, dense_metrics, folder)
 
 
 def _terms(task: Task, prepared: Prepared) -> dict[str, Any]:
