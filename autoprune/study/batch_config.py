@@ -58,6 +58,8 @@ class SweepConfig(Settings):
         seeds: of each search.
         defaults: settings of every search (trials, recover, verify, storage, ...).
         jobs: how they are run.
+        study: a name under which several clusters run this sweep together, in the database that
+            `storage` in the defaults gives; each search is a study of theirs.
     """
 
     out: str
@@ -68,6 +70,7 @@ class SweepConfig(Settings):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     defaults: dict[str, Any] = Field(default_factory=dict)
     jobs: Jobs = Jobs()
+    study: str | None = Field(default=None, min_length=1, max_length=50)
 
     @field_validator("devices", "searchers", mode="before")
     @classmethod
@@ -130,7 +133,7 @@ def validate_sweep(data: Mapping[str, Any], where: str) -> SweepConfig:
             if key in entry:
                 raise ConfigError(
                     f"{where}: {key!r} can't be set in a model or in the defaults of a sweep; the "
-                    "sweep sets it for each job (budgets, searchers, seeds, out)"
+                    "sweep sets it for each job (budgets, searchers, seeds, out, study)"
                 )
     plan(sweep, where)
     return sweep
@@ -175,6 +178,9 @@ def plan(sweep: SweepConfig, where: str) -> list[Job]:
             "seed": seed,
         }
         parts = [names[m], budgets[b], labels[d], searchers[s], f"seed{seed}"]
+        name = "--".join(_slug(part) for part in parts if part)
+        if sweep.study is not None:
+            settings["study"] = f"{sweep.study}/{name}"
         config = validate(settings, f"{where}: model {names[m]!r}")
         latency = tells(config)
         if latency and device is None:
@@ -184,7 +190,7 @@ def plan(sweep: SweepConfig, where: str) -> list[Job]:
             )
         jobs.append(
             Job(
-                "--".join(_slug(part) for part in parts if part),
+                name,
                 names[m],
                 budgets[b],
                 labels[d],

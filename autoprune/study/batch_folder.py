@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,12 @@ class BatchFolder:
 
     Args:
         path: the folder; `create` makes it, `open` expects a batch in it.
+
+    Attributes:
+        sweep: what was asked for.
+        base: relative paths of its models start here.
+        jobs: its searches.
+        driver: names this folder's part of a batch that several clusters run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,6 +87,7 @@ class BatchFolder:
         self.sweep: SweepConfig
         self.base: Path
         self.jobs: list[Job]
+        self.driver = path.name
 
     @classmethod
     def create(cls, sweep: SweepConfig, base: Path, where: str) -> BatchFolder:
@@ -96,7 +104,9 @@ class BatchFolder:
             )
         folder.sweep, folder.base, folder.jobs = sweep, base, plan(sweep, where)
         head = f"# Written by autoprune; relative paths start from `base`.\nschema: {SCHEMA}\n"
-        text = f"{head}base: {json.dumps(str(base))}\n{write_sweep(sweep)}"
+        folder.driver = f"{folder.path.name}-{uuid.uuid4().hex[:8]}"
+        own = f"base: {json.dumps(str(base))}\ndriver: {json.dumps(folder.driver)}\n"
+        text = f"{head}{own}{write_sweep(sweep)}"
         write_atomically(folder.config, text)
         return folder
 
@@ -115,6 +125,7 @@ class BatchFolder:
         data = read_yaml(folder.config)
         check_schema(data.pop("schema", None), folder.config)
         folder.base = Path(str(data.pop("base", ".")))
+        folder.driver = str(data.pop("driver", folder.driver))
         folder.sweep = validate_sweep(data, str(folder.config))
         folder.jobs = plan(folder.sweep, str(folder.config))
         return folder

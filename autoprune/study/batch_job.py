@@ -16,6 +16,7 @@ from autoprune.core.errors import (
     RunLockedError,
     TraceError,
 )
+from autoprune.core.files import write_atomically
 from autoprune.core.trial import Trial
 from autoprune.study.batch_folder import BatchFolder
 from autoprune.study.progress import Progress
@@ -110,6 +111,7 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
     from autoprune.graph import trace
     from autoprune.pruning.selection import select
     from autoprune.study.device import DeviceMeasure
+    from autoprune.study.shared_table import SharedTable
     from autoprune.study.table import make_profiler, measure_table
     from autoprune.study.task import build_model
 
@@ -122,7 +124,21 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
         network, profiler, lambda c: select(network, c), config.verify, config.seed
     )
     progress = Told(folder, f"table--{name}", config.objective, 0)
-    measure_table(config, network, device, progress).save(folder.table(name))
+    path = folder.table(name)
+    if folder.sweep.study is None or config.storage is None:
+        measure_table(config, network, device, progress).save(path)
+        return
+
+    def measure() -> str:
+        measured = path.with_suffix(".measured")
+        measure_table(config, network, device, progress).save(measured)
+        text = measured.read_text(encoding="utf-8")
+        measured.unlink()
+        return text
+
+    study = f"{folder.sweep.study}/table/{name}"
+    with SharedTable(config.storage, study, {}, folder.driver) as shared:
+        write_atomically(path, shared.take(measure, progress.stage))
 
 
 def _search(folder: BatchFolder, index: int, attempts: int) -> None:

@@ -28,6 +28,9 @@ OWN = {
     *("seed", "out", "workers", "max_failures", "storage", "study", "run"),
 }
 
+#: Of a table's header: two drivers that are given the same table each write a copy of it.
+_WRITTEN = ("written", "autoprune_version")
+
 
 def conduct_shared(task: Task, folder: RunFolder | None, progress: Progress) -> Result:
     """Search a study together with other drivers, and ship the best of all their trials.
@@ -87,7 +90,7 @@ def _found(task: Task, session: SharedSession, folder: RunFolder) -> dict[str, A
     text = _table_text(folder)
     given = None if task.table is None else type(task.table).__qualname__
     return {
-        "table": given if text is None else _digest(text),
+        "table": given if text is None else _digest(_measured(text)),
         "space": _digest(choices),
         "absolute budget": bounds,
     }
@@ -100,9 +103,15 @@ def _tensors(inputs: Any) -> list[Any]:
     return [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
+def _measured(table: str) -> list[Any]:
+    """What a table's file says, but for when and by which version it was written, and its seal."""
+    header, *lines, _ = table.splitlines()
+    about = {k: v for k, v in json.loads(header).items() if k not in _WRITTEN}
+    return [about, *lines]
+
+
 def _digest(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _table_text(folder: RunFolder) -> str | None:
