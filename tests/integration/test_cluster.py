@@ -155,7 +155,8 @@ def test_a_lost_node_costs_only_what_it_was_at(nodes):
     result = json.loads(out) if out else {}
     assert result.get("held"), err
     assert result["trials"] == {"finished": TRIALS, "failed": 0}
-    assert tiny_task.called(calls) == 1 + TRIALS + 1
+    # What the node was at may still come to its end before its worker notices.
+    assert 1 + TRIALS <= tiny_task.called(calls) <= 1 + TRIALS + 1
 
 
 def test_a_wrong_token_is_told(nodes):
