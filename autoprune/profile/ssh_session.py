@@ -29,6 +29,9 @@ SSH_FAILED = 255
 #: A connection that was not used for a while must answer within so many seconds.
 ANSWER_S = 10.0
 
+#: What ssh may take to end, and to tell its status, once its pipe has ended.
+LAST_WORDS_S = 20.0
+
 #: The modules that are sent, each after those that it imports; the last one is the agent. They
 #: need Python 3.9 and numpy.
 PARTS = (
@@ -215,5 +218,5 @@ class Session:
 
     def _last_words(self) -> str:
         with contextlib.suppress(ChildError):
-            _, self._status = self._child.rest(2.0)
+            _, self._status = self._child.rest(LAST_WORDS_S)
         return self._child.said()

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 #: Seconds between two heartbeats of a claim, and after the last one until its driver is dead.
 #: A database may be away for `AWAY_S`, and no driver is dead for that.
 HEARTBEAT_S, GRACE_S = 15, 60 + int(AWAY_S)
-#: Seconds that the driver that began a study may prepare while another one waits for it.
-OPEN_S = 600.0
-#: Seconds within which the driver that made a study says so.
-MADE_S = 5.0
+#: Seconds that the driver that began a study may prepare while another one waits for it: a table,
+#: and the dense network on all of a large data set.
+OPEN_S = 3600.0
+#: Seconds within which the driver that made a study says so, on a busy machine too.
+MADE_S = 30.0
 #: Between two looks at what others do, while there is nothing else to do.
 PAUSE_S = 1.0
 #: Characters of one attribute: less than any database's limit.
