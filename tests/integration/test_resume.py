@@ -87,21 +87,18 @@ def test_killed_at_random_moments(tmp_path, budget, kills):
     process = start(tmp_path, "search", "search.yaml", "--out", run)
     killed = 0
     for count in kills:
-        while entries(run) < count and process.poll() is None:
+        while process.poll() is None and not (
+            (run / "config.yaml").exists() and entries(run) >= count
+        ):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.4))
-        if process.poll() is None and (run / "config.yaml").exists():
+        if process.poll() is None:
             before = entries(run)
             process.send_signal(signal.SIGKILL)
-            process.communicate()
             killed += 1
             assert entries(run) >= before
-        else:
-            process.communicate()
-        if not (run / "config.yaml").exists():
-            process = start(tmp_path, "search", "search.yaml", "--out", run)
-        else:
-            process = start(tmp_path, "resume", run, "--json")
+        process.communicate()
+        process = start(tmp_path, "resume", run, "--json")
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     result = json.loads(output)

@@ -21,7 +21,7 @@ def begins(lock):
     def body():
         with lock():
             entered.set()
-            leave.wait(30)
+            leave.wait(600)
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
@@ -30,8 +30,8 @@ def begins(lock):
 
 def test_evaluations_run_side_by_side():
     first, second = begins(evaluating), begins(evaluating)
-    assert first[0].wait(10)
-    assert second[0].wait(10)
+    assert first[0].wait(300)
+    assert second[0].wait(300)
     for _, leave, thread in (first, second):
         leave.set()
         thread.join()
@@ -39,16 +39,16 @@ def test_evaluations_run_side_by_side():
 
 def test_a_measurement_waits_for_evaluations_and_holds_back_the_next():
     running = begins(evaluating)
-    assert running[0].wait(10)
+    assert running[0].wait(300)
     measurement = begins(measuring)
     assert not measurement[0].wait(0.3)
     late = begins(evaluating)
     assert not late[0].wait(0.3)
     running[1].set()
-    assert measurement[0].wait(10)
+    assert measurement[0].wait(300)
     assert not late[0].wait(0.3)
     measurement[1].set()
-    assert late[0].wait(10)
+    assert late[0].wait(300)
     late[1].set()
 
 
@@ -58,19 +58,19 @@ def test_an_evaluation_inside_another_does_not_wait_for_the_measurement_that_wai
     def body():
         with evaluating():
             outer.set()
-            inner.wait(30)
+            inner.wait(600)
             with evaluating():
                 done.set()
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
-    assert outer.wait(10)
+    assert outer.wait(300)
     measurement = begins(measuring)
     assert not measurement[0].wait(0.3)
     inner.set()
-    assert done.wait(10)
+    assert done.wait(300)
     thread.join()
-    assert measurement[0].wait(10)
+    assert measurement[0].wait(300)
     measurement[1].set()
 
 
@@ -93,17 +93,17 @@ def done_by(*locks):
     [(measuring, measuring), (measuring, evaluating), (evaluating, measuring, evaluating)],
 )
 def test_a_thread_does_not_wait_for_itself(locks):
-    assert done_by(*locks).wait(10)
-    assert done_by(measuring).wait(10)  # and holds nothing afterwards
+    assert done_by(*locks).wait(300)
+    assert done_by(measuring).wait(300)  # and holds nothing afterwards
 
 
 def test_a_measurement_in_an_evaluation_waits_for_other_evaluations():
     other = begins(evaluating)
-    assert other[0].wait(10)
+    assert other[0].wait(300)
     inside = done_by(evaluating, measuring)
     assert not inside.wait(0.3)
     other[1].set()
-    assert inside.wait(10)
+    assert inside.wait(300)
 
 
 def test_an_evaluation_that_measured_counts_again():
@@ -114,14 +114,14 @@ def test_an_evaluation_that_measured_counts_again():
             with measuring():
                 pass
             measured.set()
-            leave.wait(30)
+            leave.wait(600)
 
     threading.Thread(target=body, daemon=True).start()
-    assert measured.wait(10)
+    assert measured.wait(300)
     after = begins(measuring)
     assert not after[0].wait(0.3)
     leave.set()
-    assert after[0].wait(10)
+    assert after[0].wait(300)
     after[1].set()
 
 
@@ -129,10 +129,10 @@ def test_a_forked_process_that_stays_does_not_hold_the_lock():
     context = multiprocessing.get_context("fork")
     end = context.Event()
     with evaluating():
-        child = context.Process(target=end.wait, args=(30,))
+        child = context.Process(target=end.wait, args=(600,))
         child.start()
     try:
-        assert done_by(measuring).wait(5)
+        assert done_by(measuring).wait(300)
     finally:
         end.set()
         child.join()
@@ -143,42 +143,42 @@ def test_who_waits_for_long_says_so(monkeypatch):
     told = threading.Event()
     monkeypatch.setattr(quiet.warnings, "warn", lambda text, **_: told.set())
     running = begins(measuring)
-    assert running[0].wait(10)
+    assert running[0].wait(300)
     waiting = done_by(evaluating)
-    assert told.wait(10)
+    assert told.wait(300)
     assert not waiting.is_set()
     running[1].set()
-    assert waiting.wait(10)
+    assert waiting.wait(300)
 
 
 def test_a_device_far_away_is_used_by_one_at_a_time_beside_evaluations():
     running = begins(evaluating)
     first = begins(lambda: using("jetson"))
-    assert running[0].wait(10)
-    assert first[0].wait(10)
+    assert running[0].wait(300)
+    assert first[0].wait(300)
     second = begins(lambda: using("jetson"))
     assert not second[0].wait(0.3)
-    assert done_by(lambda: using("phone")).wait(10)
+    assert done_by(lambda: using("phone")).wait(300)
     first[1].set()
-    assert second[0].wait(10)
+    assert second[0].wait(300)
     for _, leave, _ in (running, second):
         leave.set()
 
 
 def test_measurements_exclude_each_other():
     first = begins(measuring)
-    assert first[0].wait(10)
+    assert first[0].wait(300)
     second = begins(measuring)
     assert not second[0].wait(0.3)
     first[1].set()
-    assert second[0].wait(10)
+    assert second[0].wait(300)
     second[1].set()
 
 
 def hold(entered):
     with measuring():
         entered.set()
-        threading.Event().wait(60)
+        threading.Event().wait(600)
 
 
 def test_the_locks_end_with_their_process():
@@ -186,12 +186,12 @@ def test_the_locks_end_with_their_process():
     entered = context.Event()
     process = context.Process(target=hold, args=(entered,))
     process.start()
-    assert entered.wait(60)
+    assert entered.wait(600)
     blocked = begins(evaluating)
     assert not blocked[0].wait(0.3)
     process.kill()
     process.join()
-    assert blocked[0].wait(10)
+    assert blocked[0].wait(300)
     blocked[1].set()
 
 

@@ -71,10 +71,7 @@ def test_drift_cancels_in_the_ratio():
     ("noise", "drift", "interrupts", "own"),
     [(0.1, 0.15, 0.3, 0.0), (0.1, 0.1, 0.1, 0.02)],
 )
-def test_intervals_hold_the_truth_on_a_noisy_drifting_machine(
-    monkeypatch, noise, drift, interrupts, own
-):
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # takes longer than the simulation
+def test_intervals_hold_the_truth_on_a_noisy_drifting_machine(noise, drift, interrupts, own):
     held, errors, rounds = [], [], set()
     truths = (0.5, 0.9, 0.7, 1.1)
     for seed in range(32):

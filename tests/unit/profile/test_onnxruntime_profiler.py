@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_task
+from few_rounds import FEW
 
-from autoprune.core.device import Artifact, MeasuringProtocol
+from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
 from autoprune.cost.align import charge
 from autoprune.cost.layout import Layout
@@ -16,6 +18,8 @@ from autoprune.profile.cpu import parse_cpuinfo
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.profile.onnxruntime_nodes import parse_profile
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
+
+SHORT = replace(FEW, kernels=True)
 
 
 def test_keeps_the_contract():
@@ -54,8 +58,7 @@ def test_wrong_settings_are_refused(settings, said):
 
 def test_kernels_are_scaled_to_the_reference_and_tell_their_layers():
     artifacts = [conv_artifact("dense", 32, 3), conv_artifact("pruned", 8, 3)]
-    protocol = MeasuringProtocol(runs=2, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
-    dense, pruned = OnnxRuntimeProfiler().measure(artifacts, protocol)
+    dense, pruned = OnnxRuntimeProfiler().measure(artifacts, SHORT)
     assert sum(k.latency_ms for k in dense.kernels) == pytest.approx(dense.latency_ms)
     for measurement, channels in ((dense, 32), (pruned, 8)):
         convolutions = [k for k in measurement.kernels if k.op in ("Conv", "FusedConv")]
@@ -68,9 +71,8 @@ def test_kernels_are_scaled_to_the_reference_and_tell_their_layers():
 
 
 def test_without_optimisation_every_node_is_its_own_kernel():
-    protocol = MeasuringProtocol(runs=1, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
     profiler = OnnxRuntimeProfiler(graph_optimization="disabled")
-    (measurement,) = profiler.measure([conv_artifact("plain", 8, 2)], protocol)
+    (measurement,) = profiler.measure([conv_artifact("plain", 8, 2)], SHORT)
     assert [(k.name, k.layers) for k in measurement.kernels] == [
         ("conv0", ("conv0",)),
         ("relu0", ("relu0",)),
@@ -147,9 +149,6 @@ def test_cpu_name_with_a_model_number_is_kept_tidied():
     assert parse_cpuinfo("CPU implementer : 0x41\nCPU part : 0xd0c\n")[0] == (
         "ARM implementer 0x41 part 0xd0c"
     )
-
-
-SHORT = MeasuringProtocol(runs=1, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
 
 
 def test_in_int8_convolutions_run_in_int8_and_tell_their_layers():

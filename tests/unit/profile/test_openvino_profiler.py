@@ -1,8 +1,10 @@
 import sys
+from dataclasses import replace
 
 import pytest
+from few_rounds import FEW
 
-from autoprune.core.device import Artifact, MeasuringProtocol
+from autoprune.core.device import Artifact
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile import openvino as module
 from autoprune.profile.openvino import OpenVinoProfiler
@@ -57,8 +59,7 @@ def test_a_precision_that_the_cpu_can_not_compute_in_is_refused(openvino, monkey
 
 def test_kernels_are_scaled_to_the_reference_and_tell_their_layers(openvino):
     artifacts = [conv_artifact("dense", 32, 3), conv_artifact("pruned", 8, 3)]
-    protocol = MeasuringProtocol(runs=2, min_rounds=2, max_rounds=2, warmup=1, kernels=True)
-    dense, pruned = OpenVinoProfiler().measure(artifacts, protocol)
+    dense, pruned = OpenVinoProfiler().measure(artifacts, replace(FEW, kernels=True))
     assert sum(k.latency_ms for k in dense.kernels) == pytest.approx(dense.latency_ms)
     for measurement, channels in ((dense, 32), (pruned, 8)):
         convolutions = [k for k in measurement.kernels if k.op == "Convolution"]

@@ -1,12 +1,13 @@
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_task
 import torch
 
-from autoprune.core.device import Artifact, MeasuringProtocol, ModuleCall
+from autoprune.core.device import Artifact, ModuleCall
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.cost.align import charge
 from autoprune.cost.layout import Layout
@@ -17,9 +18,7 @@ from autoprune.profile.pytorch import PyTorchProfiler, own_code
 from autoprune.profile.registry import devices, make_profiler
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
 
-KERNELS = MeasuringProtocol(
-    warmup=1, runs=2, min_rounds=3, max_rounds=4, width=0.5, kernels=True, seed=1
-)
+KERNELS = replace(QUICK, kernels=True)
 
 
 @pytest.fixture

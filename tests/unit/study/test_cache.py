@@ -55,7 +55,7 @@ def test_searches_that_come_to_it_together_evaluate_it_once(tmp_path):
     def slow(candidate):
         calls.append(candidate)
         began.set()
-        leave.wait(30)
+        leave.wait(600)
         return Outcome({"accuracy": 0.4})
 
     def search():
@@ -65,7 +65,7 @@ def test_searches_that_come_to_it_together_evaluate_it_once(tmp_path):
     threads = [threading.Thread(target=search) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert began.wait(10)
+    assert began.wait(300)
     leave.set()
     for thread in threads:
         thread.join()

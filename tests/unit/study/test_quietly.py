@@ -102,24 +102,24 @@ def test_recovery_waits_between_two_steps_for_a_measurement():
         for batch in QuietBatches([1, 2]):
             trained.append(batch)
             begun.set()
-            step.wait(30)
+            step.wait(600)
         done.set()
 
     def measure():
         with measuring():
             measured.set()
-            leave.wait(30)
+            leave.wait(600)
 
     threading.Thread(target=train, daemon=True).start()
-    assert begun.wait(10)
+    assert begun.wait(300)
     threading.Thread(target=measure, daemon=True).start()
     assert not measured.wait(0.3)  # while the first batch is trained on
     step.set()
-    assert measured.wait(10)
+    assert measured.wait(300)
     assert not done.wait(0.3)
     assert trained == [1]
     leave.set()
-    assert done.wait(10)
+    assert done.wait(300)
     assert trained == [1, 2]
 
 
