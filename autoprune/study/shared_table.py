@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 
 from autoprune.core.errors import RunError
 from autoprune.study.database import is_away
@@ -40,12 +39,7 @@ class SharedTable(SharedStudy):
     def __enter__(self) -> SharedTable:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take the study back if its table was not measured, so that nobody waits for it."""
         try:
             if self.first and self._terms() is None:
