@@ -2,16 +2,17 @@
 
 What kernels do not explain (launches, caches, what the runtime's own profiler costs) is a Gaussian
 process on top of the sum, relative to it: an offset and a slope, a factor for each kernel
-signature, a time for each kernel that runs (a profile adds some to each, so that the sum of many
-small kernels is too large), a smooth function of what is kept, and what is particular to a single
-candidate. The last makes the standard deviation honest for candidates never run, and lets one that
-was run be predicted as measured.
+signature and what it depends on, a time for each kernel that runs (a profile adds some to each, so
+that the sum of many small kernels is too large), a smooth function of how many elements the network
+writes (which cache they fit into), and what is particular to a single candidate: in proportion to
+its latency, and a time whatever that is. The last two make the standard deviation honest for
+candidates never run, small ones too, and let one that was run be predicted as measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,15 @@ from scipy.optimize import minimize
 from autoprune.core.cost import Floats
 
 #: Prior medians of the standard deviations: offset (in units of the reference's latency), slope,
-#: factor of a signature, all kernels' own time, network, smooth, single candidate; last a factor on
-#: the stated noise.
-_PRIOR = np.log([0.15, 0.15, 0.1, 0.15, 0.02, 0.01, 0.01, 1.0])
-_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.25])
-#: Length scale of the smooth part: root mean square difference of kept fractions.
-_LENGTH = 0.15
+#: factor of a signature, all kernels' own time, network, smooth, single candidate in proportion and
+#: in units of the reference's latency; last a factor on the stated noise.
+_PRIOR = np.log([0.05, 0.15, 0.1, 0.07, 0.02, 0.03, 0.01, 0.003, 1.0])
+_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 0.25])
+_FACTOR = 2
+#: No hyper-parameter is further from its prior's median (log).
+_FAR = 6.0
+#: Length scale of the smooth part: so many times the elements (log).
+_LENGTH = 1.0
 #: Sums below this fraction of the reference count as this, where they divide.
 _SMALLEST = 0.01
 
@@ -36,26 +40,35 @@ class Points:
     """Candidates as the end-to-end model sees them.
 
     Attributes:
-        parts: (N, P) summed kernel times by part.
+        total: (N,) summed kernel times.
+        features: (N, F) sums over kernels whose factors are to be learned (see `KernelSums`).
         nodes: (N,) number of kernels that run, over the reference's.
+        written: (N,) elements that all kernels write.
         network: (N,) number of the network.
         kept: N arrays (G,) of kept fractions.
     """
 
-    parts: Floats
+    total: Floats
+    features: Floats
     nodes: Floats
+    written: Floats
     network: npt.NDArray[np.intp]
     kept: list[Floats]
 
+    @classmethod
+    def concatenate(cls, several: Sequence[Points]) -> Points:
+        """Several as one."""
+        arrays = {
+            f.name: np.concatenate([getattr(p, f.name) for p in several])
+            for f in fields(cls)
+            if f.name != "kept"
+        }
+        return cls(**arrays, kept=[k for p in several for k in p.kept])
+
     def at(self, rows: Sequence[int]) -> Points:
         """Some of the candidates."""
-        kept = [self.kept[row] for row in rows]
-        return Points(self.parts[rows], self.nodes[rows], self.network[rows], kept)
-
-    @property
-    def total(self) -> Floats:
-        """(N,) summed kernel times."""
-        return np.asarray(self.parts.sum(axis=1))
+        some = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "kept"}
+        return Points(**some, kept=[self.kept[row] for row in rows])
 
 
 class EndToEnd:
@@ -65,8 +78,8 @@ class EndToEnd:
         points: N candidates that were measured.
         ratio: (N,) their latency over the reference's.
         noise: (N,) standard deviation of each ratio.
-        factor: prior standard deviation of a part's factor: small where kernels were timed, large
-            where they are guessed.
+        factor: prior standard deviation of a signature's factor: small where kernels were timed,
+            large where they are guessed.
     """
 
     def __init__(
@@ -78,9 +91,12 @@ class EndToEnd:
         self._residual = (ratio - points.total) / scale
         self._terms = _terms(points, points)
         self._prior = _PRIOR.copy()
-        self._prior[2] = np.log(factor)
+        self._prior[_FACTOR] = np.log(factor)
         start = self._prior.copy()
-        found = minimize(self._loss, start, method="L-BFGS-B", options={"maxiter": 60})
+        bounds = [(at - _FAR, at + _FAR) for at in start]
+        found = minimize(
+            self._loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 60}
+        )
         self._theta = found.x if np.isfinite(found.fun) else start
         gram = self._gram(self._theta)
         # Noise keeps it well conditioned, and predicting comes far more often than fitting.
@@ -94,17 +110,22 @@ class EndToEnd:
         gram[np.diag_indices(len(gram))] += variances[-1] * self._noise**2 + 1e-10
         return np.asarray(gram)
 
-    def _loss(self, theta: Floats) -> float:
-        """Negative log posterior of the hyper-parameters."""
-        if np.abs(theta - self._prior).max() > 6:
-            return 1e9
+    def _loss(self, theta: Floats) -> tuple[float, Floats]:
+        """Negative log posterior of the hyper-parameters, and its gradient.
+
+        Rasmussen and Williams 2006, equations 5.8 and 5.9.
+        """
         try:
             factor = cho_factor(self._gram(theta), lower=True)
         except np.linalg.LinAlgError:
-            return 1e9
-        fit = 0.5 * self._residual @ cho_solve(factor, self._residual)
-        prior = 0.5 * (((theta - self._prior) / _PRIOR_SPREAD) ** 2).sum()
-        return float(fit + np.log(np.diag(factor[0])).sum() + prior)
+            return 1e9, np.zeros_like(theta)
+        inverse = cho_solve(factor, np.eye(len(self._residual)))
+        alpha = inverse @ self._residual
+        off = (theta - self._prior) / _PRIOR_SPREAD
+        loss = 0.5 * self._residual @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * off @ off
+        pull = inverse - np.outer(alpha, alpha)
+        slopes = np.append(np.tensordot(self._terms, pull, axes=2), np.diag(pull) @ self._noise**2)
+        return float(loss), np.exp(2 * theta) * slopes + off / _PRIOR_SPREAD
 
     def _widening(self) -> float:
         """Factor by which leave-one-out errors exceed their intervals (at least 1)."""
@@ -119,39 +140,36 @@ class EndToEnd:
         cross = np.tensordot(variances, _terms(points, self._points), axes=1)
         scale = np.maximum(points.total, _SMALLEST)
         mean = points.total + scale * (cross @ self._alpha)
-        own = (
-            variances[0] / scale**2
-            + variances[1]
-            + variances[2] * ((points.parts / scale[:, None]) ** 2).sum(axis=1)
-            + variances[3] * (points.nodes / scale) ** 2
-            + variances[4:].sum()
-        )
+        one = np.ones_like(scale)
+        square = (points.features**2).sum(axis=1)
+        own = np.stack([one, scale**2, square, points.nodes**2, *[scale**2] * 3, one], axis=1)
         explained = (cross * (cross @ self._inverse)).sum(axis=1)
-        std = self.widening * scale * np.sqrt(np.maximum(own - explained, 1e-8))
-        return mean, std
+        left = own @ variances / scale**2 - explained
+        return mean, self.widening * scale * np.sqrt(np.maximum(left, 1e-8))
 
 
 def _terms(a: Points, b: Points) -> Floats:
-    """(7, N, M) the covariance of each part of the model, before its variance."""
+    """(8, N, M) the covariance of each part of the model, before its variance."""
     same = (a.network[:, None] == b.network[None, :]).astype(np.float64)
-    smooth, equal = np.zeros_like(same), np.zeros_like(same)
+    equal = np.zeros_like(same)
     for network in set(a.network.tolist()) & set(b.network.tolist()):
         i, j = np.flatnonzero(a.network == network), np.flatnonzero(b.network == network)
         x = np.stack([a.kept[n] for n in i])
         y = np.stack([b.kept[n] for n in j])
         squared = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
-        distance = np.maximum(squared, 0.0) / max(x.shape[1], 1)
-        smooth[np.ix_(i, j)] = np.exp(-0.5 * distance / _LENGTH**2)
-        equal[np.ix_(i, j)] = distance < 1e-12
+        equal[np.ix_(i, j)] = squared < 1e-12 * max(x.shape[1], 1)
     one, two = np.maximum(a.total, _SMALLEST), np.maximum(b.total, _SMALLEST)
+    constant = 1.0 / (one[:, None] * two[None, :])
+    further = np.log(np.maximum(a.written, 1.0))[:, None] - np.log(np.maximum(b.written, 1.0))
     return np.stack(
         [
-            1.0 / (one[:, None] * two[None, :]),
+            constant,
             np.ones_like(same),
-            (a.parts / one[:, None]) @ (b.parts / two[:, None]).T,
+            (a.features / one[:, None]) @ (b.features / two[:, None]).T,
             (a.nodes / one)[:, None] * (b.nodes / two)[None, :],
             same,
-            smooth,
+            np.exp(-0.5 * (further / _LENGTH) ** 2),
             equal,
+            equal * constant,
         ]
     )

@@ -110,12 +110,9 @@ class EnergyFit:
         usual_variance: float,
     ) -> None:
         self._work = work
-        parts = points.parts
         if work is not None:
-            guessed = [work.predict(layout, kept[None]).parts for layout, kept in rows]
-            parts = np.hstack([parts, np.vstack(guessed)]) / 2
-        whole = replace(points, parts=parts)
-        self._whole = EndToEnd(whole, ratio, noise, factor=_FACTOR)
+            points = _halved(points, [work.predict(layout, kept[None]) for layout, kept in rows])
+        self._whole = EndToEnd(points, ratio, noise, factor=_FACTOR)
         self._usual_variance = usual_variance
         self._least = 0.2 * float(ratio.min())
 
@@ -132,8 +129,7 @@ class EnergyFit:
             dense: the reference's energy.
         """
         if self._work is not None:
-            guessed = self._work.predict(layout, kept).parts
-            points = replace(points, parts=np.hstack([points.parts, guessed]) / 2)
+            points = _halved(points, [self._work.predict(layout, kept)])
         mean, std = self._whole.predict(points)
         watts = mean / np.maximum(points.total, 1e-2)
         excess = watts**2 * np.maximum(sums.variance - self._usual_variance, 0.0)
@@ -146,6 +142,17 @@ class EnergyFit:
             {"energy_mj": dense.mj * np.sqrt(std**2 + excess)},
             {"energy_mj": source},
         )
+
+
+def _halved(points: Points, guessed: Sequence[KernelSums]) -> Points:
+    """Half of what was timed, half of what the work alone says."""
+    total = np.concatenate([sums.total for sums in guessed])
+    features = np.vstack([sums.features for sums in guessed])
+    return replace(
+        points,
+        total=(points.total + total) / 2,
+        features=np.hstack([points.features, features]) / 2,
+    )
 
 
 def energy_ratio(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
-from autoprune.cost.context import FLAGS
+from autoprune.cost.context import FLAGS, ragged
 from autoprune.cost.emptied import EMPTY
 from autoprune.cost.layout import Layout
 from autoprune.cost.pooling import Pool, Run, pool, run_scales
@@ -33,6 +33,11 @@ _NOISE, _BETWEEN, _OUTSIDE = 0.005, 0.03, 0.1
 #: Noise is relative to a shape's time; where it mostly took none, to this fraction of the usual.
 _FUSED = 0.2
 
+#: What the factor of a signature may depend on, besides its own constant: how many octaves a
+#: kernel takes less than the longest of them, and whether it reads a ragged number of channels; and
+#: by how much against the constant.
+_FEATURES, _OCTAVE, _RAGGED = 3, 0.2, 0.1
+
 #: Mean, standard deviation and index into `SOURCES`.
 Times = tuple[Floats, Floats, npt.NDArray[np.intp]]
 
@@ -42,21 +47,19 @@ class KernelSums:
     """Predicted kernel times of N candidates, in units of the reference's.
 
     Attributes:
-        parts: (N, P) summed over the kernels of each part (see `KernelModel.parts`).
+        total: (N,) over all kernels.
+        features: (N, F) over the kernels of each part, whose factor end-to-end runs tell: the sum,
+            and what the factor may depend on (see `KernelModel.parts`).
         nodes: (N,) how many kernels take time of their own, over the reference's number.
         variance: (N,) of the whole sum.
         source: (N,) index into `SOURCES`.
     """
 
-    parts: Floats
+    total: Floats
+    features: Floats
     nodes: Floats
     variance: Floats
     source: npt.NDArray[np.intp]
-
-    @property
-    def total(self) -> Floats:
-        """(N,) sums over all kernels."""
-        return np.asarray(self.parts.sum(axis=1))
 
 
 class KernelModel:
@@ -66,8 +69,8 @@ class KernelModel:
         runs: at least one, of any networks; those of the reference network set the unit.
 
     Attributes:
-        parts: signatures with a column of their own in `KernelSums.parts`; the others share the
-            last column.
+        parts: signatures with columns of their own in `KernelSums.features`; the others share the
+            last ones.
         scales: (runs,) how much slower than usual the machine was in each run.
     """
 
@@ -81,6 +84,7 @@ class KernelModel:
             s: _Lookup(_curve(p, even[s], choose=sums[s] > 0.01 * total)) if sums[s] > 0 else None
             for s, p in pools.items()
         }
+        self._longest = {s: float(t.max()) for s, t in even.items() if sums[s] > 0}
         self._factors: dict[tuple[str, int], float] = {}
         for signature, curve in self._curves.items():
             if curve is not None and not signature.endswith(EMPTY):
@@ -96,7 +100,8 @@ class KernelModel:
 
     def predict(self, layout: Layout, kept: Ints) -> KernelSums:
         """Kernel times of (N, G) candidates of a network."""
-        parts = np.zeros((len(kept), len(self.parts) + 1))
+        total = np.zeros(len(kept))
+        features = np.zeros((len(self.parts) + 1, len(kept), _FEATURES))
         variance, nodes = np.zeros(len(kept)), np.zeros(len(kept))
         source = np.zeros(len(kept), dtype=np.intp)
         column = {s: i for i, s in enumerate(self.parts)}
@@ -109,15 +114,23 @@ class KernelModel:
             for name, where in cases:
                 if self._takes_none(name, layout.kernels[indices[0]]):
                     continue
-                mean, std, rank = self._times(name, layout, indices, kept)
+                x = layout.shapes(indices, kept)
+                mean, std, rank = self._times(name, layout, indices, x)
                 if where is not None:
                     mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
-                parts[:, column.get(name, -1)] += mean @ self._factor(layout, indices, name)
+                mean = mean * self._factor(layout, indices, name)
+                total += mean.sum(axis=1)
+                features[column.get(name, -1)] += _features(mean, x, self._longest.get(name))
                 nodes += (mean > 0).sum(axis=1)
-                # Errors of one signature go together; those of different ones do not.
-                variance += std.sum(axis=1) ** 2
+                variance += (std**2).sum(axis=1)
                 np.maximum(source, rank.max(axis=1), out=source)
-        return KernelSums(parts / self.unit, nodes / self.nodes, variance / self.unit**2, source)
+        return KernelSums(
+            total / self.unit,
+            np.concatenate(list(features), axis=1) / self.unit,
+            nodes / self.nodes,
+            variance / self.unit**2,
+            source,
+        )
 
     @property
     def knows_emptied(self) -> bool:
@@ -140,10 +153,9 @@ class KernelModel:
         return self._unseen.free(kernel)
 
     def _times(
-        self, signature: str, layout: Layout, indices: npt.NDArray[np.intp], kept: Ints
+        self, signature: str, layout: Layout, indices: npt.NDArray[np.intp], x: Ints
     ) -> Times:
         """Of kernels of one signature (with `EMPTY` behind it or not) that take time, (N, K)."""
-        x = layout.shapes(indices, kept)
         empty = signature.endswith(EMPTY)
         curve = self._curves.get(signature)
         if curve is not None:
@@ -190,6 +202,18 @@ class KernelModel:
                 total += time
                 known += time if signature in signatures else 0.0
         return known / total if total > 0 else 0.0
+
+
+def _features(times: Floats, x: Ints, longest: float | None) -> Floats:
+    """(N, _FEATURES) sums over (N, K) kernels of one signature and of these shapes."""
+    octaves = np.zeros_like(times)
+    if longest is not None:
+        octaves = np.log2(np.maximum(times, 1e-6 * longest) / longest)
+    uneven = times * ragged(x[:, :, 0])
+    return np.stack(
+        [times.sum(axis=1), _OCTAVE * (times * octaves).sum(axis=1), _RAGGED * uneven.sum(axis=1)],
+        axis=1,
+    )
 
 
 class _Lookup:

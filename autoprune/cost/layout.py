@@ -91,6 +91,19 @@ class Layout:
                 flags[:, known, flag] = ragged(read)
         return np.concatenate([x, flags], axis=2)
 
+    def written(self, kept: Ints) -> Floats:
+        """(N,) elements that all kernels write, of (N, G) kept units."""
+        constant, each = self._written
+        return np.asarray(constant + kept @ each)
+
+    @cached_property
+    def _written(self) -> tuple[float, Floats]:
+        writing = [k for k in self.kernels if k.base]
+        elements = np.array([k.elements[1] for k in writing])
+        base = np.array([k.base[-1] for k in writing])
+        weight = self._weights([k.weight[-1] for k in writing])
+        return float(elements @ base), np.asarray(elements @ weight, dtype=np.float64)
+
     def emptied(self, kept: Ints) -> npt.NDArray[np.bool_]:
         """(N, K) kernels without channels, and those that would have been fused into one.
 

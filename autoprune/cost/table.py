@@ -32,6 +32,9 @@ from autoprune.cost.pooling import Run
 from autoprune.cost.records import Observation, usable
 from autoprune.cost.work import WorkModel
 
+#: Standard deviation of the reference's ratio to itself.
+_EXACT = 0.001
+
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
@@ -165,7 +168,7 @@ class LatencyTable(CostModel):
         """
         layout = self.layout(workloads.graph)
         fit = self._fit()
-        sums, points = self._points(fit, layout, workloads.kept)
+        sums, points = _points(fit.kernels, fit.numbers, layout, workloads.kept)
         latency = self._latency(*_ratio(fit, sums, points))
         energy = fit.energy()
         if energy is None or self.reference_energy is None:
@@ -187,14 +190,7 @@ class LatencyTable(CostModel):
     def predict_ratio(self, layout: Layout, kept: Ints) -> tuple[Floats, Floats, Ints]:
         """Ratio to the reference, its standard deviation, index into `SOURCES`; each (N,)."""
         fit = self._fit()
-        return _ratio(fit, *self._points(fit, layout, kept))
-
-    def _points(self, fit: _Fit, layout: Layout, kept: Ints) -> tuple[KernelSums, Points]:
-        """Candidates as the end-to-end models see them."""
-        sums = fit.kernels.predict(layout, kept)
-        number = fit.numbers.get(layout.fingerprint, len(fit.numbers))
-        numbers = np.full(len(kept), number, dtype=np.intp)
-        return sums, Points(sums.parts, sums.nodes, numbers, list(kept / layout.units))
+        return _ratio(fit, *_points(fit.kernels, fit.numbers, layout, kept))
 
     def least_sure(self, graph: KernelGraph, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next: (count,) their indices.
@@ -301,31 +297,20 @@ class LatencyTable(CostModel):
         kernels: KernelModel | WorkModel
         timed = any(o.kernel_ms for o in self.observations)
         kernels = self._timed_kernels() if timed else WorkModel(list(self.layouts.values()))
-        observed = list(self.observations)
-        kept = {f: [np.array(o.kept) for o in observed if o.network == f] for f in self.layouts}
-        sums = {f: kernels.predict(self.layouts[f], np.stack(k)) for f, k in kept.items()}
-        order = {f: iter(range(len(k))) for f, k in kept.items()}
-        rows = [(o.network, next(order[o.network])) for o in observed]
-        parts = [sums[f].parts[i] for f, i in rows]
-        nodes = [float(sums[f].nodes[i]) for f, i in rows]
-        variance = [float(sums[f].variance[i]) for f, i in rows]
-        network = [numbers[f] for f, _ in rows]
-        fraction = [kept[f][i] / self.layouts[f].units for f, i in rows]
+        observed = [o for f in self.layouts for o in self.observations if o.network == f]
         # The reference is 1 by definition, however its own repeats scatter.
-        own = [self._is_reference(o) for o in self.observations]
-        ratio = [1.0 if r else o.ratio for o, r in zip(self.observations, own, strict=True)]
-        noise = [0.001 if r else o.std for o, r in zip(self.observations, own, strict=True)]
+        own = [self._is_reference(o) for o in observed]
+        ratio = [1.0 if r else o.ratio for o, r in zip(observed, own, strict=True)]
+        noise = [_EXACT if r else o.std for o, r in zip(observed, own, strict=True)]
+        kept = {f: np.array([o.kept for o in observed if o.network == f]) for f in self.layouts}
+        rows = [(self.layouts[f], k) for f, k in kept.items() if len(k)]
         if not any(own):
-            dense = kernels.predict(reference, reference.units[None])
-            parts.append(dense.parts[0])
-            nodes.append(float(dense.nodes[0]))
-            network.append(0)
-            fraction.append(np.ones(len(reference.units)))
-            variance.append(float(dense.variance[0]))
+            rows.append((reference, reference.units[None]))
             ratio.append(1.0)
-            noise.append(0.001)
-        number = np.array(network, dtype=np.intp)
-        points = Points(np.stack(parts), np.array(nodes), number, fraction)
+            noise.append(_EXACT)
+        seen = [_points(kernels, numbers, layout, k) for layout, k in rows]
+        points = Points.concatenate([p for _, p in seen])
+        variance = np.concatenate([s.variance for s, _ in seen])
         whole = EndToEnd(points, np.array(ratio), np.array(noise), factor=0.1 if timed else 1.0)
         usual = float(np.median(variance))
         energy = cache(
@@ -372,6 +357,22 @@ class LatencyTable(CostModel):
         return observation.network == reference.fingerprint and observation.kept == tuple(
             reference.units.tolist()
         )
+
+
+def _points(
+    kernels: KernelModel | WorkModel, numbers: Mapping[str, int], layout: Layout, kept: Ints
+) -> tuple[KernelSums, Points]:
+    """Candidates as the end-to-end models see them."""
+    sums = kernels.predict(layout, kept)
+    number = numbers.get(layout.fingerprint, len(numbers))
+    return sums, Points(
+        sums.total,
+        sums.features,
+        sums.nodes,
+        layout.written(kept),
+        np.full(len(kept), number, dtype=np.intp),
+        list(kept / layout.units),
+    )
 
 
 def _ratio(fit: _Fit, sums: KernelSums, points: Points) -> tuple[Floats, Floats, Ints]:

@@ -20,8 +20,8 @@ _BLOCKS, _ELEMENT = ((1, 1), (1, 16), (8, 8), (16, 16)), 8.0
 class WorkModel:
     """Stands in for `KernelModel` where no kernel was ever timed.
 
-    Each heavy signature gives a part for each blocking of its channels; the end-to-end model finds
-    the factor of each.
+    Each heavy signature gives a feature for each blocking of its channels; the end-to-end model
+    finds the factor of each.
 
     Args:
         layouts: the networks that were measured, the reference first.
@@ -53,7 +53,8 @@ class WorkModel:
                     unknown += time
         source = np.where(unknown > 0, 2, 1)
         none = np.zeros(len(kept))  # no profile, whose cost for each kernel were to be taken off
-        return KernelSums(parts / self.unit, none, (unknown / self.unit) ** 2, source)
+        parts /= self.unit
+        return KernelSums(parts.sum(axis=1), parts, none, (unknown / self.unit) ** 2, source)
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which candidates to measure next: as they come, for one guess is as good as another."""

@@ -152,3 +152,13 @@ def test_a_heavy_node_named_after_what_was_fused_into_it() -> None:
     layout = Layout.of(graph)
     charged = by_name(layout, charge(layout, graph.units, nodes))
     assert charged == {"conv0": 1.0, "conv1": 2.0, "linear": 3.0}
+
+
+def test_elements_written_are_those_of_all_kernels() -> None:
+    layout = Layout.of(chain((32, 64, 64)))
+    kept = np.array([layout.units, [8, 40, 1][: len(layout.units)]])
+    writing = [i for i, k in enumerate(layout.kernels) if k.base]
+    expected = sum(
+        layout.channels([i], kept)[:, 0, -1] * layout.kernels[i].elements[1] for i in writing
+    )
+    np.testing.assert_allclose(layout.written(kept), expected)

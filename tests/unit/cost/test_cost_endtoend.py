@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from autoprune.cost.endtoend import EndToEnd, Points
@@ -11,7 +13,8 @@ def candidates(count: int, seed: int) -> tuple[Points, np.ndarray]:
     nodes, time = rng.uniform(0.3, 1.0, count), rng.uniform(0.05, 0.8, count)
     parts = (time + 0.2 * nodes)[:, None] * np.array([0.7, 0.3])
     kept = [rng.random(5) for _ in range(count)]
-    return Points(parts, nodes, np.zeros(count, dtype=np.intp), kept), time
+    network, written = np.zeros(count, dtype=np.intp), np.full(count, 1e6)
+    return Points(parts.sum(axis=1), parts, nodes, written, network, kept), time
 
 
 def test_what_a_profile_adds_to_each_kernel_is_taken_off() -> None:
@@ -24,9 +27,35 @@ def test_what_a_profile_adds_to_each_kernel_is_taken_off() -> None:
     assert (np.abs(mean - truth) < 3 * std + 0.002).all()
 
 
+def test_slower_where_a_cache_is_too_small() -> None:
+    points, _ = candidates(60, 3)
+    written = np.exp(np.random.default_rng(4).uniform(10, 16, 60))
+    points = replace(points, written=written)
+    ratio = points.total * (1 + 0.1 / (1 + np.exp(-2 * (np.log(written) - 13))))
+    model = EndToEnd(points.at(range(40)), ratio[:40], np.full(40, 0.001))
+    mean, _ = model.predict(points.at(range(40, 60)))
+    assert np.median(np.abs(mean / ratio[40:] - 1)) < 0.005
+
+
+def test_intervals_are_honest_for_small_candidates_too() -> None:
+    """Noise is a time of its own, whatever the candidate's latency."""
+    points, ratio = candidates(120, 5)
+    ratio = ratio + np.random.default_rng(6).normal(0, 0.004, 120)
+    model = EndToEnd(points.at(range(60)), ratio[:60], np.full(60, 0.0005))
+    mean, std = model.predict(points.at(range(60, 120)))
+    inside = np.abs(mean - ratio[60:]) < 1.645 * std
+    small = ratio[60:] < np.median(ratio)
+    assert inside[small].mean() > 0.75
+    assert inside[~small].mean() > 0.75
+    assert np.median((std / ratio[60:])[small]) > 1.5 * np.median((std / ratio[60:])[~small])
+
+
 def test_some_of_the_candidates() -> None:
     points, _ = candidates(6, 2)
     some = points.at([4, 1])
     np.testing.assert_array_equal(some.total, points.total[[4, 1]])
     np.testing.assert_array_equal(some.nodes, points.nodes[[4, 1]])
     np.testing.assert_array_equal(some.kept[0], points.kept[4])
+    both = Points.concatenate([some, points])
+    np.testing.assert_array_equal(both.features[2:], points.features)
+    np.testing.assert_array_equal(both.kept[1], points.kept[1])
