@@ -35,6 +35,8 @@ _HELD, _HELD_REUSED = 4, 2
 _ENOUGH = 10
 #: Kernels measured before are worth relying on if they make up this much of the dense latency.
 _COVERED = 0.8
+#: Sessions of the dense network that may be measured beside each batch, and take time too.
+_BESIDE = 3
 #: Candidates that those to measure next are chosen from, for each one chosen.
 _POOL = 8
 
@@ -135,7 +137,7 @@ def build_table(
         measure: measures candidates; the first of each call is the dense one.
         device: what is measured on.
         candidates: at most this many, the dense one not counted; 8 or more.
-        budget_s: seconds; no batch is begun that would not fit, by the one before it.
+        budget_s: seconds; no batch is begun that would not fit, by those before it.
         target_error: stop at this median relative error.
         choices: kept counts to measure by group; any where none are given.
         seed: of the choice of candidates.
@@ -169,6 +171,7 @@ def build_table(
     held: list[Measurement] = []
     done, failed, stopped, report = 0, 0, "candidates", None
     size = min(_TRY, candidates)
+    took: list[tuple[int, float]] = []
     while done < candidates:
         began = time.monotonic()
         checks = np.arange(done + 1, done + size + 1) % every == 0
@@ -203,9 +206,10 @@ def build_table(
             if report.candidates >= _ENOUGH and report.median_error <= goal:
                 stopped = "error"
                 break
-        one_s = (time.monotonic() - began) / size
+        took.append((size, time.monotonic() - began))
+        one_s = took[-1][1] / size
         left_s = budget_s - (time.monotonic() - started)
-        fits = int(left_s / max(one_s, 1e-9))
+        fits = _fitting(took, left_s)
         if done < _FEWEST and left_s > 0:
             fits = max(fits, _FEWEST - done)  # the first batch was slow: the network was exported
         wanted = _FIRST - done if done < _FEWEST else min(max(_NEXT, done // 2), _MOST)
@@ -242,3 +246,16 @@ def build_table(
         "median_rounds": float(np.median([len(o.samples_ms) for o in table.observations])),
     }
     return table
+
+
+def _fitting(took: Sequence[tuple[int, float]], left_s: float) -> int:
+    """How many candidates the next batch may have, by how many took how many seconds before.
+
+    A larger batch takes longer in proportion at most. A smaller one saves less, for the dense
+    network is measured beside it all the same; and the machine may be as slow as in the slower of
+    the last two (the very first batch, in which the network was exported, tells nothing then).
+    """
+    size, seconds = took[-1]
+    session_s = max(t / (n + _BESIDE) for n, t in took[max(1, len(took) - 2) :] or took)
+    larger, smaller = left_s * size / max(seconds, 1e-9), left_s / max(session_s, 1e-9) - _BESIDE
+    return max(0, int(min(larger, smaller)))

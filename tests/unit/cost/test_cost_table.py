@@ -216,24 +216,31 @@ def test_builder_stops_at_the_error_or_the_time() -> None:
 class SlowDevice(FakeDevice):
     """Each candidate takes its seconds, by a clock of its own."""
 
-    def __init__(self, graph: KernelGraph, patch: pytest.MonkeyPatch, seconds: float) -> None:
+    def __init__(
+        self, graph: KernelGraph, patch: pytest.MonkeyPatch, seconds: float, beside: int = 0
+    ) -> None:
         super().__init__(graph, noise=0.01)
-        self.now, self.seconds = 0.0, seconds
+        self.now, self.seconds, self.beside = 0.0, seconds, beside
         patch.setattr("autoprune.cost.build.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def measure(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
-        self.now += self.seconds * len(candidates)
+        self.now += self.seconds * (len(candidates) + self.beside)
         return super().measure(candidates, kernels=kernels)
 
 
-def test_builder_keeps_to_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = SlowDevice(chain((16, 32)), monkeypatch, seconds=1.0)
+@pytest.mark.parametrize("beside", [0, 2])
+@pytest.mark.parametrize("budget_s", [24.0, 37.0, 43.0, 51.0])
+def test_builder_keeps_to_its_time(
+    monkeypatch: pytest.MonkeyPatch, beside: int, budget_s: float
+) -> None:
+    """A small last batch takes more for each candidate: the dense network is measured in each."""
+    device = SlowDevice(chain((16, 32)), monkeypatch, seconds=1.0, beside=beside)
     table = build_table(
-        device.graph, device.measure, DEVICE, candidates=60, target_error=0.0, budget_s=20.0
+        device.graph, device.measure, DEVICE, candidates=60, target_error=0.0, budget_s=budget_s
     )
     assert table.info["build"]["stopped"] == "time"
-    assert device.now <= 20.0
-    assert table.info["build"]["candidates"] >= 12
+    assert device.now <= budget_s
+    assert table.info["build"]["candidates"] >= 0.5 * budget_s
 
 
 def test_too_short_a_time_is_refused_and_says_how_long_would_do(
