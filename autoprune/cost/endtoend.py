@@ -31,6 +31,8 @@ _FACTOR = 2
 _FAR = 6.0
 #: Length scale of the smooth part: so many times the elements (log).
 _LENGTH = 1.0
+#: Sessions of the reference whose mean ratios are told to, each as noisy as a candidate's.
+_REFERENCES = 3
 #: Sums below this fraction of the reference count as this, where they divide.
 _SMALLEST = 0.01
 
@@ -103,6 +105,7 @@ class EndToEnd:
         self._inverse = np.linalg.inv(gram)
         self._alpha = self._inverse @ self._residual
         self.widening = self._widening()
+        self._shared = float(np.median(noise / np.maximum(ratio, 1e-9))) / np.sqrt(_REFERENCES)
 
     def _gram(self, theta: Floats) -> Floats:
         variances = np.exp(2 * theta)
@@ -135,7 +138,11 @@ class EndToEnd:
         return float(np.clip(np.quantile(z, 0.9) / 1.645, 1.0, 3.0))
 
     def predict(self, points: Points) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the ratio, each (N,)."""
+        """Mean and standard deviation of the ratio, each (N,).
+
+        As measured beside other sessions of the reference, whose own error all ratios of a batch
+        share: no batch that was fitted tells of it.
+        """
         variances = np.exp(2 * self._theta[:-1])
         cross = np.tensordot(variances, _terms(points, self._points), axes=1)
         scale = np.maximum(points.total, _SMALLEST)
@@ -145,7 +152,8 @@ class EndToEnd:
         own = np.stack([one, scale**2, square, points.nodes**2, *[scale**2] * 3, one], axis=1)
         explained = (cross * (cross @ self._inverse)).sum(axis=1)
         left = own @ variances / scale**2 - explained
-        return mean, self.widening * scale * np.sqrt(np.maximum(left, 1e-8))
+        std = self.widening * scale * np.sqrt(np.maximum(left, 1e-8))
+        return mean, np.hypot(std, self._shared * mean)
 
 
 def _terms(a: Points, b: Points) -> Floats:

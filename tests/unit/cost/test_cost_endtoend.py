@@ -50,6 +50,16 @@ def test_intervals_are_honest_for_small_candidates_too() -> None:
     assert np.median((std / ratio[60:])[small]) > 1.5 * np.median((std / ratio[60:])[~small])
 
 
+def test_another_session_of_the_reference_is_as_noisy_as_any() -> None:
+    points, ratio = candidates(60, 7)
+    model = EndToEnd(points, ratio, 0.01 * ratio)
+    mean, std = model.predict(points)
+    assert (std >= 0.01 / np.sqrt(3) * mean).all()
+    shared = 0.01 / np.sqrt(3) * mean
+    quiet = EndToEnd(points, ratio, 0.001 * ratio)
+    assert np.median(quiet.predict(points)[1]) < np.median(shared)
+
+
 def test_some_of_the_candidates() -> None:
     points, _ = candidates(6, 2)
     some = points.at([4, 1])
