@@ -76,6 +76,7 @@ def drive(folder, name, *options):
             "OMP_NUM_THREADS": "1",
             "CALLS": str(folder / f"calls-{name}"),
             "DRIVER": name,
+            "RAY_worker_niceness": "0",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
