@@ -67,7 +67,7 @@ budget: latency=0.7x
 trials: 4
 out: measured
 verify: {{top: 1}}
-profile: {{candidates: 8}}
+profile: {{candidates: 8, timeout_s: 3600}}
 device:
   name: autoprune.evaluate.ray_device:RayProfiler
   options:

@@ -43,7 +43,7 @@ QUICK = {
         "digits.train()": "digits.train(1)",
         "trials=40": "trials=3",
         '"epochs": 4': '"epochs": 1',
-        '"timeout_s": 30': '"candidates": 8',
+        '"timeout_s": 30': '"candidates": 8, "timeout_s": 3600',
         'device="onnxruntime-cpu"': 'device="autoprune.testing.fake_profiler:FakeProfiler"',
     },
     "how-to/custom-profiler.md": {"trials=40": "trials=3"},
@@ -51,7 +51,7 @@ QUICK = {
         "digits.train()": "digits.train(1)",
         "trials=100": "trials=8",
         "trials=60": "trials=6",
-        '"timeout_s": 30': '"candidates": 8',
+        '"timeout_s": 30': '"candidates": 8, "timeout_s": 3600',
         'device="onnxruntime-cpu"': 'device="autoprune.testing.fake_profiler:FakeProfiler"',
     },
     "how-to/plug-ins.md": {"trials=40": "trials=3"},
@@ -281,7 +281,7 @@ def test_result_json_is_documented_field_by_field(tmp_path):
         device_options={"block": 8, "gmacs_per_s": 2.0},
         searcher="random",
         trials=3,
-        profile={"candidates": 8},
+        profile={"candidates": 8, "timeout_s": 3600},
         out=tmp_path / "run",
     )
     text = text_of("reference/run-folder.md")

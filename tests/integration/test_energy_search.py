@@ -29,7 +29,7 @@ def search(profiler, budget=BUDGET, **settings):
         calibration=tiny_task.calibration(),
         trials=6,
         searcher="random",
-        profile={"candidates": 16},
+        profile={"candidates": 16, "timeout_s": 3600},
         verify={"top": 1, "rounds": 1},
         **settings,
     )

@@ -46,7 +46,7 @@ def front(tmp_path_factory):
         front={"points": 5},
         device=FAKE,
         device_options={"block": 8, "gmacs_per_s": 2.0},
-        profile={"candidates": 8},
+        profile={"candidates": 8, "timeout_s": 3600},
         trials=14,
         out=out,
     )
@@ -285,7 +285,12 @@ def test_what_can_not_be_searched_for_is_told_at_the_start(settings, error, said
         calls.append(1)
         return {"accuracy": 0.5}
 
-    given = {"device": None, "trials": 6, "profile": {"candidates": 8}, **settings}
+    given = {
+        "device": None,
+        "trials": 6,
+        "profile": {"candidates": 8, "timeout_s": 3600},
+        **settings,
+    }
     with pytest.raises(error, match=said):
         autoprune.search(**NETWORK, **{**TASK, "evaluate": evaluate}, **given)
     assert len(calls) <= 1

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
             "device": "pytorch-cpu",
             "searcher": "random",
             "trials": 4,
-            "profile": {"candidates": 8, "timeout_s": 120},
+            "profile": {"candidates": 8, "timeout_s": 3600},
             "verify": {"top": 1, "rounds": 1, "width": 0.2, "timeout_s": 300},
             "out": str(folder),
         },

@@ -23,7 +23,7 @@ calibration: tiny_task:calibration
 device: {FAKE}
 trials: {TRIALS}
 verify: {{top: 1}}
-profile: {{candidates: 8}}
+profile: {{candidates: 8, timeout_s: 3600}}
 seed: 3
 """
 

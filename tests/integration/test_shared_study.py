@@ -42,7 +42,7 @@ def search(url, out, calls=None, progress=None, **settings):
         "searcher": "random",
         "trials": 6,
         "verify": {"top": 1},
-        "profile": {"candidates": 8},
+        "profile": {"candidates": 8, "timeout_s": 3600},
         "study": "tiny",
         "storage": url,
         **settings,

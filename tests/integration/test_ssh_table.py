@@ -52,7 +52,7 @@ def test_a_search_with_a_table_of_another_machine_and_the_connection_cut(
         "search", "--model", "tiny_task:build", "--inputs", "tiny_task:inputs",
         "--evaluate", "tiny_task:evaluate", "--device", address, "--budget", "latency=0.95x",
         "--searcher", "random", "--trials", 2, "--json", "--out", folder,
-        "--set", "profile={candidates: 8, reuse: false}",
+        "--set", "profile={candidates: 8, timeout_s: 3600, reuse: false}",
         "--set", "verify={top: 1, rounds: 1, timeout_s: 300, width: 0.3}",
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["autoprune", *map(str, arguments)])

@@ -33,7 +33,7 @@ def tables(tmp_path_factory, call):
     """Two tables of the tiny network, the second with the first's kernels reused."""
     folder = tmp_path_factory.mktemp("tables")
     paths = [folder / "first.jsonl", folder / "second.jsonl"]
-    common = ("profile", *NETWORK, "--device", FAKE, "--candidates", "12")
+    common = ("profile", *NETWORK, "--device", FAKE, "--candidates", "12", "--timeout", "3600")
     with pytest.MonkeyPatch.context() as patch:
         for seed, path in enumerate(paths):
             reuse = () if seed == 0 else ("--reuse", paths[0])
@@ -70,7 +70,7 @@ def test_show_tells_the_header_and_each_group(monkeypatch, capsys, call, tables)
 
 
 def test_check_finds_the_network_in_the_header(monkeypatch, capsys, call, tables):
-    arguments = ("table", "check", tables[0], "--samples", "8")
+    arguments = ("table", "check", tables[0], "--samples", "8", "--timeout", "3600")
     status, out, _ = call(monkeypatch, capsys, *arguments, "--json")
     told = json.loads(out)
     assert status == (0 if told["holds"] else 1)

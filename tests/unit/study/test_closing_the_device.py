@@ -23,7 +23,7 @@ def search(evaluate, **device):
         evaluate=evaluate,
         calibration=tiny_task.calibration(),
         budget="latency=0.8x",
-        profile={"candidates": 8},
+        profile={"candidates": 8, "timeout_s": 3600},
         verify={"top": 1},
         trials=2,
         **device,

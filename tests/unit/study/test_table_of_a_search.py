@@ -25,7 +25,7 @@ from autoprune.testing.fake_profiler import FakeProfiler
 
 def task(budget="latency=0.7x", **settings):
     config = validate(
-        {"budget": budget, "profile": {"candidates": 8, "timeout_s": 120}, **settings}, "test"
+        {"budget": budget, "profile": {"candidates": 8, "timeout_s": 3600}, **settings}, "test"
     )
     return Task(config, tiny_task.build(), (tiny_task.inputs(),), tiny_task.evaluate)
 
@@ -213,7 +213,7 @@ def test_what_was_measured_is_reused_for_the_next_network(network, tmp_path, mon
             told.append(text)
 
     def measure(traced, **profile):
-        job = task(profile={"candidates": 8, "timeout_s": 60, **profile})
+        job = task(profile={"candidates": 8, "timeout_s": 3600, **profile})
         device = DeviceMeasure(
             traced, FakeProfiler(), lambda c: select(traced, c), job.config.verify
         )
