@@ -117,6 +117,17 @@ def hold(calls, count):
         held.unlink()
 
 
+def kill_when(process, true):
+    """Kill a process (SIGKILL) as soon as something is true of what it does."""
+    until = time.monotonic() + 900
+    while not true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+
+
 def _let_through(calls):
     try:
         return int(Path(f"{calls}.held").read_text())

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -71,14 +70,8 @@ def test_a_killed_batch_is_gone_on_with_and_nothing_finished_is_done_again(tmp_p
     calls = tmp_path / "calls"
     with tiny_task.hold(calls, 3):
         first = start(tmp_path, "sweep.yaml")
-        until = time.monotonic() + 900
         # The dense network and two others; then one more is under way.
-        while tiny_task.called(calls) < 4 or finished(run) < 3:
-            assert first.poll() is None, first.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        os.kill(first.pid, signal.SIGKILL)
-        first.communicate()
+        tiny_task.kill_when(first, lambda: tiny_task.called(calls) >= 4 and finished(run) >= 3)
 
     again = start(tmp_path, "resume", run, "--json")
     out, err = again.communicate(timeout=900)

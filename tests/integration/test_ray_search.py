@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,14 +47,8 @@ def test_a_killed_driver_loses_nothing_finished(tmp_path):
     journal = tmp_path / "run" / "journal.log"
     with tiny_task.hold(calls, 4):
         first = start("search", "config.yaml", "--workers", "2")
-        until = time.monotonic() + 900
         # The dense network and three others; then both workers are at one more.
-        while tiny_task.called(calls) < 6 or trials(journal) < 3:
-            assert first.poll() is None, first.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        os.kill(first.pid, signal.SIGKILL)
-        first.communicate()
+        tiny_task.kill_when(first, lambda: tiny_task.called(calls) >= 6 and trials(journal) >= 3)
     assert trials(journal) == 3
 
     again = start("resume", "run", "--json")
