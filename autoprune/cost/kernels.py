@@ -111,10 +111,12 @@ class KernelModel:
             cases: list[tuple[str, npt.NDArray[np.bool_] | None]] = [(signature, None)]
             if gone.any():
                 cases = [(signature, ~gone), (signature + EMPTY, gone)]
+            kernel = layout.kernels[indices[0]]
+            cases = [(name, where) for name, where in cases if not self._takes_none(name, kernel)]
+            if not cases:
+                continue
+            x = layout.shapes(indices, kept)
             for name, where in cases:
-                if self._takes_none(name, layout.kernels[indices[0]]):
-                    continue
-                x = layout.shapes(indices, kept)
                 mean, std, rank = self._times(name, layout, indices, x)
                 if where is not None:
                     mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
