@@ -55,11 +55,19 @@ def write(table: LatencyTable, path: Path) -> Path:
     Raises:
         TableError: nothing was measured yet, or the folder can't be written.
     """
+    write_atomically(path, sealed_text(table), TableError)
+    return path
+
+
+def sealed_text(table: LatencyTable) -> str:
+    """What a table's file holds: its lines, and the seal that tells of changes.
+
+    Raises:
+        TableError: nothing was measured yet.
+    """
     text = "\n".join(_lines(table)) + "\n"
     seal = hashlib.sha256(text.encode()).hexdigest()
-    sealed = text + json.dumps({"kind": "seal", "sha256": seal}) + "\n"
-    write_atomically(path, sealed, TableError)
-    return path
+    return text + json.dumps({"kind": "seal", "sha256": seal}) + "\n"
 
 
 def _lines(table: LatencyTable) -> Iterator[str]:

@@ -108,6 +108,7 @@ def _guarded(work: Callable[[], None]) -> Ended:
 
 
 def _table(folder: BatchFolder, name: str, index: int) -> None:
+    from autoprune.cost.format import sealed_text
     from autoprune.graph import trace
     from autoprune.pruning.selection import select
     from autoprune.study.device import DeviceMeasure
@@ -130,11 +131,7 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
         return
 
     def measure() -> str:
-        measured = path.with_suffix(".measured")
-        measure_table(config, network, device, progress).save(measured)
-        text = measured.read_text(encoding="utf-8")
-        measured.unlink()
-        return text
+        return sealed_text(measure_table(config, network, device, progress))
 
     study = f"{folder.sweep.study}/table/{name}"
     with SharedTable(config.storage, study, {}, folder.driver) as shared:
