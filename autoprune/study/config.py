@@ -211,10 +211,7 @@ class SearchConfig(Settings):
     @classmethod
     def _budget_holds(cls, value: dict[str, Any]) -> dict[str, Any]:
         try:
-            if is_family(value):
-                family_settings(value)
-            else:
-                Budget.parse(value)
+            budget_settings(value)
         except BudgetError as error:
             raise ValueError(str(error)) from error
         return value

@@ -96,10 +96,8 @@ def check_metric_objectives(task: Task, network: Network, store: Store, progress
             f"objectives: {', '.join(missing)} is neither a cost nor a metric that evaluate gives "
             f"(it gives {', '.join(known)})"
         )
-    for o in objectives:
-        if o.worst is not None and (
-            known[o.name] < o.worst if o.maximise else known[o.name] > o.worst
-        ):
+    for o, most in zip(objectives, worst_losses(objectives), strict=True):
+        if (-known[o.name] if o.maximise else known[o.name]) > most:
             raise ConfigError(
                 f"front.worst: the dense network's {o.name} is {known[o.name]:.4g}, worse than "
                 f"{o.worst:g}, so no network may be expected to be on the front; "
