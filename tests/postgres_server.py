@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 from ports import free_port
 
 
@@ -47,6 +48,16 @@ class Server:
     @property
     def url(self):
         return f"postgresql+psycopg://autoprune:secret@127.0.0.1:{self.port}/postgres"
+
+
+@contextlib.contextmanager
+def server_or_skip():
+    """A running server, as `running_server`; without PostgreSQL the test is skipped."""
+    try:
+        with running_server() as server:
+            yield server
+    except NotInstalledError as error:
+        pytest.skip(str(error))
 
 
 @contextlib.contextmanager

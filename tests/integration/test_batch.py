@@ -20,13 +20,7 @@ from autoprune.study.batch_folder import BatchFolder
 
 TESTS = Path(__file__).parents[1]
 TRIALS = 4
-TINY = {
-    "name": "tiny",
-    "python_path": [str(TESTS)],
-    "model": "tiny_task:build",
-    "inputs": "tiny_task:inputs",
-    "evaluate": "tiny_task:evaluate",
-}
+TINY = tiny_task.MODEL
 
 
 def environment(tmp_path):

@@ -87,15 +87,7 @@ device:
 
 def sweep_of(**more):
     return {
-        "models": [
-            {
-                "name": "tiny",
-                "python_path": [str(TESTS)],
-                "model": "tiny_task:build",
-                "inputs": "tiny_task:inputs",
-                "evaluate": "tiny_task:evaluate",
-            }
-        ],
+        "models": [tiny_task.MODEL],
         "budgets": ["macs=0.5x"],
         "defaults": {"trials": 2, "device": None},
         **more,

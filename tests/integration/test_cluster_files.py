@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_task
 import yaml
 from ports import free_port
 
@@ -107,15 +108,7 @@ def test_the_slurm_script_runs_a_batch_on_an_allocation_of_one_machine(tmp_path)
     (tmp_path / "srun").chmod(0o755)
     sweep = {
         "out": "batch",
-        "models": [
-            {
-                "name": "tiny",
-                "python_path": [str(TESTS)],
-                "model": "tiny_task:build",
-                "inputs": "tiny_task:inputs",
-                "evaluate": "tiny_task:evaluate",
-            }
-        ],
+        "models": [tiny_task.MODEL],
         "budgets": ["macs=0.5x"],
         "searchers": ["uniform"],
         "defaults": {"trials": 2, "device": None},

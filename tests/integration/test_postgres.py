@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'autoprune[postgres]'")
 
-from postgres_server import NotInstalledError, running_server
+from postgres_server import server_or_skip
 
 from autoprune.core.errors import RunError
 from autoprune.evaluate import LocalPool, Outcome
@@ -28,11 +28,8 @@ UNITS = dict(zip(PROBLEM.kernels.groups, PROBLEM.kernels.units.tolist(), strict=
 
 @pytest.fixture(scope="module")
 def server():
-    try:
-        with running_server() as made:
-            yield made
-    except NotInstalledError as error:
-        pytest.skip(str(error))
+    with server_or_skip() as made:
+        yield made
 
 
 def make_loop(store, work):

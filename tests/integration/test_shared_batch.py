@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tiny_task
 
 from autoprune.core.errors import ConfigError, ProfilerError, RunError
 from autoprune.study.batch_config import plan, validate_sweep
@@ -16,16 +17,7 @@ TESTS = Path(__file__).parents[1]
 def settings(folder, name, **changes):
     return {
         "out": str(folder / name),
-        "models": [
-            {
-                "name": "tiny",
-                "python_path": [str(TESTS)],
-                "model": "tiny_task:build",
-                "inputs": "tiny_task:inputs",
-                "evaluate": "tiny_task:evaluate",
-                "calibration": "tiny_task:calibration",
-            }
-        ],
+        "models": [{**tiny_task.MODEL, "calibration": "tiny_task:calibration"}],
         "budgets": ["latency=0.75x"],
         "devices": [
             {

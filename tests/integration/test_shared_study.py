@@ -258,13 +258,10 @@ def until(true, running, timeout_s=900.0):
 
 def test_two_processes_search_one_study_and_one_is_killed(tmp_path):
     pytest.importorskip("psycopg")
-    from postgres_server import NotInstalledError, running_server
+    from postgres_server import server_or_skip
 
-    try:
-        with running_server() as server:
-            two_processes(tmp_path, server.url)
-    except NotInstalledError as error:
-        pytest.skip(str(error))
+    with server_or_skip() as server:
+        two_processes(tmp_path, server.url)
 
 
 def two_processes(folder, url):

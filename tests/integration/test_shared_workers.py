@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoprune[ray]'")
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'autoprune[postgres]'")
 
-from postgres_server import NotInstalledError, running_server
+from postgres_server import server_or_skip
 
 from autoprune.study.store import Store
 
@@ -60,11 +60,8 @@ study: shared
 
 @pytest.fixture
 def server():
-    try:
-        with running_server() as made:
-            yield made
-    except NotInstalledError as error:
-        pytest.skip(str(error))
+    with server_or_skip() as made:
+        yield made
 
 
 def drive(folder, name, *options):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny_task
 import yaml
 from rich.console import Console
 
@@ -28,15 +29,7 @@ GOOD = (
     *("--budget", "macs=0.5x", "--set", "device=null", "--workers", "2"),
 )
 SWEEP = {
-    "models": [
-        {
-            "name": "tiny",
-            "python_path": [str(TESTS)],
-            "model": "tiny_task:build",
-            "inputs": "tiny_task:inputs",
-            "evaluate": "tiny_task:evaluate",
-        }
-    ],
+    "models": [tiny_task.MODEL],
     "budgets": ["macs=0.5x"],
     "searchers": ["random", "uniform"],
     "defaults": {"trials": 4, "device": None},
