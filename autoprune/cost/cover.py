@@ -13,6 +13,8 @@ from autoprune.core.workload import Ints, KernelGraph
 _BLOCKS = (4, 8, 16, 32)
 #: How often a group is removed whole, where it may be.
 _REMOVED = 0.12
+#: How often a group is left whole, in every other candidate.
+_WHOLE = 0.5
 
 
 def covering(
@@ -27,7 +29,9 @@ def covering(
     McKay, Beckman and Conover 1979), so that kernels of every shape appear; a third has groups
     around a common level, from nearly nothing to nearly dense; a third gives groups with as many
     units the same count, as candidates made by hand do. So sums of kernels are tried over their
-    whole range too.
+    whole range too. In every other one of each third, groups are left whole at random: searches
+    leave whole what is sensitive, often the channels that a residual connection carries, and
+    beside thinned ones those make kernels of shapes that hardly appear otherwise.
 
     Args:
         graph: of the network.
@@ -46,6 +50,7 @@ def covering(
         [(rng.permutation(count) + rng.random(count)) / max(count, 1) for _ in range(groups)],
         axis=1,
     ).reshape(count, groups)
+    largest = np.array([options[-1] for options in allowed])
     sizes = sorted(set(graph.units.tolist()))
     of_size = np.array([sizes.index(u) for u in graph.units.tolist()], dtype=np.intp)
     kept = np.empty((count, groups), dtype=np.int64)
@@ -60,6 +65,10 @@ def covering(
             fraction = np.clip(fraction + 0.02 * (even[row] - 0.5), 0.0, 0.999)
         for column, options in enumerate(allowed):
             kept[row, column] = _pick(options, float(fraction[column]), rng, choices is None)
+        if row // 3 % 2:
+            whole = rng.random(groups) < _WHOLE
+            whole[rng.integers(groups)] = False  # never all of them: that is the dense network
+            kept[row, whole] = largest[whole]
     removable = np.array([options[0] == 0 for options in allowed], dtype=bool)
     if removable.any():
         kept[(rng.random(kept.shape) < _REMOVED) & removable] = 0

@@ -219,7 +219,7 @@ class SlowDevice(FakeDevice):
     def __init__(
         self, graph: KernelGraph, patch: pytest.MonkeyPatch, seconds: float, beside: int = 0
     ) -> None:
-        super().__init__(graph, noise=0.01)
+        super().__init__(graph, noise=0.0)
         self.now, self.seconds, self.beside = 0.0, seconds, beside
         patch.setattr("autoprune.cost.build.time", SimpleNamespace(monotonic=lambda: self.now))
 
@@ -297,6 +297,19 @@ def test_covering_covers_sizes_and_counts() -> None:
         covering(graph, 5, np.random.default_rng(0), {"layer0": [17]})
     with pytest.raises(CandidateError, match="unknown: \\['other'\\]"):
         covering(graph, 5, np.random.default_rng(0), {"other": [1]})
+
+
+def test_covering_leaves_groups_whole_beside_thinned_ones() -> None:
+    graph = chain((16, 64, 64))
+    kept = covering(graph, 120, np.random.default_rng(0))
+    whole, thin = kept == graph.units, kept <= 0.75 * graph.units
+    for group in range(3):
+        beside = (whole[:, group] & thin[:, (group + 1) % 3]).sum()
+        assert beside >= 8, "by chance alone they would be two or three"
+    assert whole.all(axis=1).sum() <= 4, "the dense network is measured anyway"
+    assert (covering(chain((16,)), 20, np.random.default_rng(0)) < 16).sum() > 10
+    fewer = covering(graph, 60, np.random.default_rng(0), {"layer1": [8, 40]})
+    assert (fewer[:, 1] == 40).sum() > 30, "whole is the most that may be kept"
 
 
 def test_accuracy_needs_a_measurement(
