@@ -22,6 +22,10 @@ RUNS = 2
 #: more takes longer than they do.
 BLOCK_MS, MOST_RUNS = 10.0, 100
 
+#: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how
+#: many it tells of a run besides one for each node, at most.
+MOST_EVENTS, PER_RUN = 950_000, 10
+
 
 def _middle_mean(values: Floats) -> Floats:
     """The interquartile mean over the first axis: the profile counts whole microseconds."""
@@ -92,8 +96,9 @@ def profile_kernels(
     """
     results = list(measured)
     good = [i for i, m in enumerate(measured) if m.ok]
+    runs = _runs_in_a_row([measured[i].latency_ms for i in good], make)
     profiled = [_Profiled(make, i) for i in good]
-    visits = _run_rounds(profiled, [measured[i].latency_ms for i in good], protocol)
+    visits = _run_rounds(profiled, runs, protocol)
     try:
         found, blocks = profiled[0].read()
     except ProfilerError as error:
@@ -123,14 +128,25 @@ def profile_kernels(
     return results
 
 
+def _runs_in_a_row(latencies_ms: Sequence[float], make: Callable[[int], Source]) -> int:
+    """So many that a block lasts long enough, and the reference's whole profile has room."""
+    wanted = min(BLOCK_MS / min(latencies_ms), 4 * BLOCK_MS / latencies_ms[0], MOST_RUNS)
+    runs = max(RUNS, math.ceil(wanted))
+    try:
+        trial = make(0)
+        trial.run(1)
+        events = len(trial.read().nodes) + PER_RUN
+    except ProfilerError:
+        return runs  # it fails again, where its error is told
+    return max(1, min(runs, MOST_EVENTS // (ROUNDS * len(latencies_ms) * events)))
+
+
 def _run_rounds(
-    profiled: list[_Profiled], latencies_ms: Sequence[float], protocol: MeasuringProtocol
+    profiled: list[_Profiled], runs: int, protocol: MeasuringProtocol
 ) -> list[list[int]]:
     """Run all; for each one and round, which of the reference's blocks came before it."""
     rng = np.random.default_rng(protocol.seed)
     reference, others = profiled[0], profiled[1:]
-    wanted = min(BLOCK_MS / min(latencies_ms), 4 * BLOCK_MS / latencies_ms[0], MOST_RUNS)
-    runs = max(RUNS, math.ceil(wanted))
     visits: list[list[int]] = [[] for _ in profiled]
     for each in profiled:
         each.block(max(1, protocol.warmup), counted=False)

@@ -1,0 +1,66 @@
+"""Kernel times out of profiles that have room for so many events."""
+
+import numpy as np
+import pytest
+
+from autoprune.core.device import Measurement, MeasuringProtocol
+from autoprune.core.errors import ProfilerError
+from autoprune.profile import onnxruntime_kernels
+from autoprune.profile.node_times import NodeTimes
+from autoprune.profile.onnxruntime_kernels import MOST_EVENTS, profile_kernels
+
+LIMIT = 1_000_000
+
+
+class Source:
+    """A network of so many nodes, each of which takes a microsecond, as onnxruntime profiles it."""
+
+    fused = None
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes, self.runs = nodes, 0
+
+    def run(self, runs: int) -> None:
+        self.runs += runs
+
+    def read(self) -> NodeTimes:
+        if self.runs * (self.nodes + 2) > LIMIT:
+            raise ProfilerError("not all runs are in the profile")
+        nodes = [{"name": str(i), "op": "Conv"} for i in range(self.nodes)]
+        return NodeTimes(nodes, np.ones((self.runs, self.nodes)))
+
+
+def measured(count: int, latency_ms: float) -> list[Measurement]:
+    return [
+        Measurement(str(i), latency_ms=latency_ms, ratio=1.0, ratio_interval=(1.0, 1.0))
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "latency_ms", "count"),
+    [(3, 0.05, 49), (50, 0.2, 49), (143, 1.2, 49), (900, 2.0, 64), (1900, 0.2, 64), (143, 1.2, 9)],
+)
+def test_no_profile_is_longer_than_onnxruntime_tells(nodes, latency_ms, count):
+    sources: list[Source] = []
+
+    def make(number: int) -> Source:
+        sources.append(Source(nodes))
+        return sources[-1]
+
+    found = profile_kernels(make, measured(count, latency_ms), MeasuringProtocol())
+    assert [m.error for m in found] == [None] * count
+    assert all(len(m.kernels) == nodes for m in found)
+    assert max(source.runs for source in sources) * nodes <= MOST_EVENTS
+    each = sources[-1].runs / onnxruntime_kernels.ROUNDS
+    assert each >= 1
+    if count < 10:
+        assert each >= onnxruntime_kernels.BLOCK_MS / latency_ms, "as long as it takes to be sure"
+
+
+def test_a_reference_that_fails_says_why():
+    def make(number: int) -> Source:
+        raise ProfilerError("no memory")
+
+    found = profile_kernels(make, measured(49, 0.2), MeasuringProtocol())
+    assert all("no memory" in (m.error or "") for m in found)
