@@ -128,21 +128,21 @@ def profile_kernels(
     return results
 
 
-def _runs_in_a_row(latencies_ms: Sequence[float], make: Callable[[int], Source]) -> int:
-    """So many that a block lasts long enough, and the reference's whole profile has room."""
-    wanted = min(BLOCK_MS / min(latencies_ms), 4 * BLOCK_MS / latencies_ms[0], MOST_RUNS)
-    runs = max(RUNS, math.ceil(wanted))
+def _runs_in_a_row(latencies_ms: Sequence[float], make: Callable[[int], Source]) -> list[int]:
+    """Of each so many that a block lasts long enough, and the reference's profile has room."""
+    runs = [max(RUNS, math.ceil(min(BLOCK_MS / ms, MOST_RUNS))) for ms in latencies_ms]
     try:
         trial = make(0)
         trial.run(1)
         events = len(trial.read().nodes) + PER_RUN
     except ProfilerError:
         return runs  # it fails again, where its error is told
-    return max(1, min(runs, MOST_EVENTS // (ROUNDS * len(latencies_ms) * events)))
+    runs[0] = max(1, min(runs[0], MOST_EVENTS // (ROUNDS * len(runs) * events)))
+    return runs
 
 
 def _run_rounds(
-    profiled: list[_Profiled], runs: int, protocol: MeasuringProtocol
+    profiled: list[_Profiled], runs: Sequence[int], protocol: MeasuringProtocol
 ) -> list[list[int]]:
     """Run all; for each one and round, which of the reference's blocks came before it."""
     rng = np.random.default_rng(protocol.seed)
@@ -151,11 +151,11 @@ def _run_rounds(
     for each in profiled:
         each.block(max(1, protocol.warmup), counted=False)
     for _ in range(ROUNDS):
-        reference.block(runs)
+        reference.block(runs[0])
         for index in rng.permutation(len(others)).tolist():
-            others[index].block(runs)
+            others[index].block(runs[index + 1])
             visits[index + 1].append(len(reference.blocks) - 1)
-            reference.block(runs)
+            reference.block(runs[0])
     return visits
 
 
