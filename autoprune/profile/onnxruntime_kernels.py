@@ -15,11 +15,11 @@ from autoprune.profile.node_times import Floats, NodeTimes, Source
 #: Rounds of profiled runs, each network in turn with the reference before and after it.
 ROUNDS = 5
 
-#: Profiled runs in a row at least, each round.
-RUNS = 2
+#: Profiled runs in a row, each round: at least two, and four where they take no longer than this.
+RUNS, ENOUGH, ENOUGH_MS = 2, 4, 40.0
 
-#: A block of profiled runs lasts about this long, of at most so many runs: reading the profile of
-#: more takes longer than they do.
+#: More of a short network: for about this long, but at most so many, for reading the profile of more
+#: takes longer than they do.
 BLOCK_MS, MOST_RUNS = 10.0, 100
 
 #: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how
@@ -130,7 +130,10 @@ def profile_kernels(
 
 def _runs_in_a_row(latencies_ms: Sequence[float], make: Callable[[int], Source]) -> list[int]:
     """Of each so many that a block lasts long enough, and the reference's profile has room."""
-    runs = [max(RUNS, math.ceil(min(BLOCK_MS / ms, MOST_RUNS))) for ms in latencies_ms]
+    runs = [
+        max(RUNS, math.ceil(min(ENOUGH, ENOUGH_MS / ms)), math.ceil(min(MOST_RUNS, BLOCK_MS / ms)))
+        for ms in latencies_ms
+    ]
     try:
         trial = make(0)
         trial.run(1)

@@ -1,5 +1,7 @@
 """Kernel times out of profiles that have room for so many events."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,21 @@ def test_a_reference_that_fails_says_why():
 
     found = profile_kernels(make, measured(49, 0.2), MeasuringProtocol())
     assert all("no memory" in (m.error or "") for m in found)
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "in_a_row"), [(100.0, 2), (15.0, 3), (10.0, 4), (1.0, 10), (0.01, 100)]
+)
+def test_a_network_is_profiled_for_as_long_as_it_takes(latency_ms, in_a_row):
+    sources: dict[int, Source] = {}
+
+    def make(number: int) -> Source:
+        sources[number] = Source(5)
+        return sources[number]
+
+    reference, other = measured(2, 20.0)
+    other = replace(other, latency_ms=latency_ms)
+    profile_kernels(make, [reference, other], MeasuringProtocol(warmup=1))
+    rounds = onnxruntime_kernels.ROUNDS
+    assert sources[1].runs == 1 + rounds * in_a_row
+    assert sources[0].runs == 1 + 2 * rounds * 2, "before and after the other; 2 of 20 ms suffice"
