@@ -18,8 +18,8 @@ ROUNDS = 5
 #: Profiled runs in a row, each round: at least two, and four where they take no longer than this.
 RUNS, ENOUGH, ENOUGH_MS = 2, 4, 40.0
 
-#: More of a short network: for about this long, but at most so many, for reading the profile of more
-#: takes longer than they do.
+#: More of a short network: for about this long, but at most so many, for reading the profile of
+#: more takes longer than they do.
 BLOCK_MS, MOST_RUNS = 10.0, 100
 
 #: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how
