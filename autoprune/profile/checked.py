@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
-from autoprune.core.device import Artifact, Measurement, MeasuringProtocol, Profiler
+from autoprune.core.device import Artifact, KernelTime, Measurement, MeasuringProtocol, Profiler
 from autoprune.core.errors import AutopruneError, ProfilerError
 
 
@@ -15,8 +16,9 @@ def measure_checked(
     """Measure, and let no figure through that can't be one.
 
     Returns:
-        One measurement for each artifact, in order. One whose latency, ratio or energy is no
-        positive, finite number, or does not lie in its interval, has `error` set instead.
+        One measurement for each artifact, in order. One whose latency, ratio, energy or
+        rounds are no positive, finite numbers, that does not lie in its interval, or of which a
+        kernel takes no finite time of at least 0, has `error` set instead.
 
     Raises:
         ProfilerError: the profiler raised, or gave something else than one measurement for each
@@ -77,6 +79,28 @@ def wrong_figure(measurement: Measurement) -> str:
             return f"{what} must be positive and finite, got {value!r}"
         if not low <= value <= high:
             return f"{what} {value:g} must lie in its interval, got {low} to {high}"
+    return _wrong_parts(measurement) or _wrong_energy(measurement)
+
+
+def _wrong_parts(measurement: Measurement) -> str:
+    """What is wrong with the rounds and the kernels, which latency tables are fitted to."""
+    for what in ("samples_ms", "reference_ms"):
+        for value in getattr(measurement, what):
+            if not (_finite(value) and value > 0):
+                return f"{what} must be positive, finite numbers, got {value!r}"
+    kernels: Sequence[object] = measurement.kernels or ()
+    for kernel in kernels:
+        if not isinstance(kernel, KernelTime):
+            return f"kernels must be of KernelTime, got {type(kernel).__name__}"
+        if not (_finite(kernel.latency_ms) and kernel.latency_ms >= 0):
+            return (
+                f"the kernel {kernel.name!r} must take a finite time of at least 0 ms, got "
+                f"{kernel.latency_ms!r}"
+            )
+    return ""
+
+
+def _wrong_energy(measurement: Measurement) -> str:
     energy = measurement.energy_mj
     if energy is not None and not _positive(energy):
         return f"energy_mj must be positive and finite, or None, got {energy!r}"
@@ -93,6 +117,13 @@ def wrong_figure(measurement: Measurement) -> str:
             f"energy_ratio {ratio:g} must lie in its interval, got {interval[0]} to {interval[1]}"
         )
     return ""
+
+
+def _finite(value: object) -> bool:
+    """Whether it is a finite number, one of numpy's too."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return math.isfinite(value)
 
 
 def _positive(value: object) -> bool:

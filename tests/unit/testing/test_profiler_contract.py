@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autoprune.core.device import Measurement
+from autoprune.core.device import KernelTime, Measurement
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.checked import measure_checked
 from autoprune.testing import profilers
@@ -36,6 +36,10 @@ def each(**changes):
     return lambda found: [replace(m, **changes) if m.ok else m for m in found]
 
 
+def kernel(latency_ms):
+    return KernelTime("conv", (), "Conv", latency_ms)
+
+
 STRUCTURE = {
     "raises": (raises, "RuntimeError: the board is gone"),
     "rubbish": (lambda found: "42 ms", "list of Measurement, got a list with str"),
@@ -54,6 +58,11 @@ FIGURES = {
     "interval": (each(latency_interval_ms=(1e8, 1e9)), "must lie in its interval"),
     "nan interval": (each(ratio_interval=(math.nan, math.nan)), "must lie in its interval"),
     "energy": (each(energy_mj=-2.0), "energy_mj must be positive and finite, or None, got -2.0"),
+    "rounds": (each(samples_ms=(1.0, math.nan)), "samples_ms must be positive, finite numbers"),
+    "reference's": (each(reference_ms=(-1.0,)), "reference_ms must be positive, finite numbers"),
+    "kernel": (each(kernels=(kernel(-1.0),)), "'conv' must take a finite time of at least 0 ms"),
+    "nan kernel": (each(kernels=(kernel(1.0), kernel(math.nan))), "at least 0 ms, got nan"),
+    "no kernel": (each(kernels=({"conv": 1.0},)), "kernels must be of KernelTime, got dict"),
 }
 SAID = {**STRUCTURE, **FIGURES}
 
