@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,9 @@ class CommandProfiler:
         ProfilerError: no program is named, or the limit is wrong.
     """
 
+    #: For each visit: no meter can be read beside it.
+    starts_programs = True
+
     def __init__(self, program: str = "", timeout_s: float = 120.0) -> None:
         try:
             self._command = shlex.split(program)
@@ -54,8 +58,8 @@ class CommandProfiler:
                 "option program, for example command?program=./measure.sh "
                 "(see docs/how-to/custom-profiler.md)"
             )
-        if not timeout_s > 0:
-            raise ProfilerError(f"timeout_s must be above 0, got {timeout_s!r}")
+        if not 0 < timeout_s < math.inf:
+            raise ProfilerError(f"timeout_s must be above 0 and finite, got {timeout_s!r}")
         self._timeout_s = timeout_s
         self._who = f"the program {self._command[0]!r}"
 

@@ -57,11 +57,18 @@ class Metered:
         meter: reads the energy.
 
     Raises:
-        ProfilerError: the meter reads this machine and the profiler measures on another one, or
-            what the meter tells of itself is wrong.
+        ProfilerError: the meter reads this machine and the profiler measures on another one, the
+            profiler starts a program for each visit, or what the meter tells of itself is wrong.
     """
 
     def __init__(self, profiler: Profiler, meter: EnergyMeter) -> None:
+        if getattr(profiler, "starts_programs", False):
+            raise ProfilerError(
+                f"a meter can't be read beside {type(profiler).__name__}, which starts a program "
+                "for each visit: that would count as the network's energy. Let the program of "
+                "command tell energy_mj, measure with tensorrt instead of trtexec, or state "
+                "power_w (docs/how-to/energy.md)"
+            )
         if getattr(meter, "host", False) and getattr(profiler, "remote", False):
             raise ProfilerError(
                 f"the meter {name(meter)} reads this machine, the profiler "

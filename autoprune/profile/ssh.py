@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -117,8 +118,8 @@ class SshProfiler:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ProfilerError(f"{name} must be an integer of at least {least}, got {value!r}")
         for name, seconds, least in (("timeout_s", timeout_s, 1), ("reconnect_s", reconnect_s, 0)):
-            if not seconds >= least:
-                raise ProfilerError(f"{name} must be at least {least}, got {seconds!r}")
+            if not least <= seconds < math.inf:
+                raise ProfilerError(f"{name} must be at least {least} and finite, got {seconds!r}")
         target, port = _target(address)
         command = [
             *program, "-T", "-oBatchMode=yes", f"-oConnectTimeout={max(1, round(timeout_s))}",

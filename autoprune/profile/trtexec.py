@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import weakref
 from collections.abc import Sequence
@@ -57,6 +58,9 @@ class TrtexecProfiler:
         ProfilerError: a setting is wrong, or the host can't be reached.
     """
 
+    #: For each visit: no meter can be read beside it.
+    starts_programs = True
+
     def __init__(
         self,
         precision: str = "fp32",
@@ -70,8 +74,8 @@ class TrtexecProfiler:
         calibration: object = None,
     ) -> None:
         self._settings = BuildSettings(precision, sparse_weights, optimization_level)
-        if not timeout_s > 0:
-            raise ProfilerError(f"timeout_s must be above 0, got {timeout_s!r}")
+        if not 0 < timeout_s < math.inf:
+            raise ProfilerError(f"timeout_s must be above 0 and finite, got {timeout_s!r}")
         self.remote = bool(host)
         self._program = [program or (USUAL if host else _find())]
         self._gpu, self._timeout_s, self._calibration = gpu, timeout_s, calibration
@@ -98,6 +102,7 @@ class TrtexecProfiler:
             threads=0,
             details={
                 **self._converter.details,
+                "gpu": str(self._gpu),
                 "compute_capability": capability,
                 "clock": "trtexec's GPU compute time, CUDA graph",
             },

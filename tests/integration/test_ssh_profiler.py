@@ -1,6 +1,7 @@
 """Measuring over a real OpenSSH server on the loopback interface, with throw-away keys."""
 
 import hashlib
+import math
 import os
 import shutil
 import signal
@@ -369,6 +370,7 @@ def test_wrong_addresses_are_refused(address):
             "graph_optimization must be one of all with openvino-cpu",
         ),
         ({"timeout_s": 0}, ProfilerError, "timeout_s must be at least 1"),
+        ({"timeout_s": math.inf}, ProfilerError, "at least 1 and finite, got inf"),
         ({"reconnect_s": -1}, ProfilerError, "reconnect_s must be at least 0"),
     ],
 )

@@ -206,6 +206,15 @@ def test_a_meter_of_this_machine_says_nothing_of_another():
         assert not wrapped.quiet
 
 
+@pytest.mark.parametrize("name", ["command?program=./measure.sh", "trtexec?program=trtexec"])
+def test_a_program_that_is_started_for_each_visit_has_no_meter_beside_it(name, monkeypatch):
+    banner = "[TensorRT v101303]"
+    monkeypatch.setattr("autoprune.profile.trtexec_place.Here.run", lambda *_: (0, banner))
+    with pytest.raises(ProfilerError, match="starts a program for each visit"):
+        make_profiler(f"{name}&meter={__name__}:Plain")
+    assert make_profiler(f"{name}&power_w=5")
+
+
 def test_a_profiler_that_does_not_read_the_meter_says_so():
     class Own(make_profiler(FAKE).__class__):
         def measure(self, artifacts, protocol):

@@ -38,6 +38,8 @@ def test_a_profiler_passes_through():
         ("onnxruntime-cpu?thread=2", {}, ProfilerError, "has threads, graph_optimization"),
         ("onnxruntime-cpu?threads=two", {}, ProfilerError, "must be an integer, got 'two'"),
         ("onnxruntime-cpu?threads=2", {"threads": 1}, ProfilerError, "twice"),
+        ("command?program=x&timeout_s=inf", {}, ProfilerError, "above 0 and finite, got inf"),
+        ("trtexec?program=x&timeout_s=inf", {}, ProfilerError, "above 0 and finite, got inf"),
         ("onnxruntime-cpu?threads", {}, ProfilerError, r"\?name=value"),
         ("onnxruntime-cpu", {"speed": 1}, ProfilerError, "no option 'speed'"),
         (f"{__name__}:needs?flag=perhaps", {}, ProfilerError, "true or false"),

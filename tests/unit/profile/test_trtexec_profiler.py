@@ -68,10 +68,11 @@ def test_networks_are_built_run_and_profiled(program, tmp_path):
 
 
 def test_the_device_is_what_trtexec_says(program):
-    device = TrtexecProfiler(program=program, precision="fp16", sparse_weights=True).device
+    profiler = TrtexecProfiler(program=program, precision="fp16", sparse_weights=True, gpu=1)
+    device = profiler.device
     assert (device.name, device.runtime, device.runtime_version) == ("Orin", "tensorrt", "10.13.3")
     assert (device.provider, device.precision) == ("trtexec", "fp16")
-    assert device.details["compute_capability"] == "8.7"
+    assert (device.details["compute_capability"], device.details["gpu"]) == ("8.7", "1")
     assert device.settings == {"sparse_weights": "true"}
 
 
