@@ -47,6 +47,9 @@ class DeviceSpec:
             TypeError: a field is missing or unknown.
         """
         spec = cls(**data)
+        if spec.settings.get("device_id") == "0":  # the default, which was told at first
+            rest = {name: value for name, value in spec.settings.items() if name != "device_id"}
+            spec = replace(spec, settings=rest)
         level = spec.details.get("graph_optimization", "all")
         if level == "all" or "graph_optimization" in spec.settings:
             return spec

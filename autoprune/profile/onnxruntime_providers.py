@@ -90,10 +90,13 @@ def parse_options(options: Mapping[str, Any] | str) -> dict[str, str]:
 
 
 def settings(options: Mapping[str, str], graph_optimization: str) -> dict[str, str]:
-    """What `DeviceSpec.settings` tells of a provider's options and the graph's optimisation."""
+    """What `DeviceSpec.settings` tells of a provider's options and the graph's optimisation.
+
+    The first GPU is the default, named or not.
+    """
     changed = graph_optimization != "all"
     return {
-        **dict(sorted(options.items())),
+        **{n: value for n, value in sorted(options.items()) if (n, value) != ("device_id", "0")},
         **({"graph_optimization": graph_optimization} if changed else {}),
     }
 

@@ -34,6 +34,12 @@ def test_a_level_that_stands_among_the_details_is_a_setting(level, settings):
     assert spec.settings == settings
 
 
+@pytest.mark.parametrize(("number", "settings"), [("0", {}), ("1", {"device_id": "1"})])
+def test_the_first_gpu_is_the_default(number, settings):
+    gpu = {"name": "GPU", "runtime": "onnxruntime", "runtime_version": "1.0", "provider": "cuda"}
+    assert DeviceSpec.from_dict({**gpu, "settings": {"device_id": number}}).settings == settings
+
+
 def test_an_unknown_field_is_refused():
     with pytest.raises(TypeError, match="colour"):
         DeviceSpec.from_dict({**asdict(CPU), "colour": "green"})
