@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprune.profile.nvidia_smi import number
+
 if TYPE_CHECKING:
     from autoprune.core.device import DeviceSpec, Profiler
 
@@ -40,10 +42,8 @@ _JETSONS = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
 
 def conditions(device: DeviceSpec) -> dict[str, str]:
     """What can be read now of a device, if it is this machine's processor or a GPU here."""
-    settings = device.settings
-    return conditions_of(
-        device.name, device.runtime, device.provider, settings.get("device_id", "0")
-    )
+    which = device.settings.get("device_id", device.details.get("gpu", "0"))
+    return conditions_of(device.name, device.runtime, device.provider, which)
 
 
 def conditions_by(profiler: Profiler) -> dict[str, str]:
@@ -123,7 +123,7 @@ def gpu(which: str = "0", *, command: Sequence[str] = ("nvidia-smi",)) -> dict[s
     otherwise: a lock by `nvidia-smi --lock-gpu-clocks` can be set, but not read.
 
     Args:
-        which: its number or UUID.
+        which: its number, as CUDA counts, or its UUID.
         command: how nvidia-smi is called.
     """
     found = _asked(_GPU, which, command)
@@ -139,8 +139,8 @@ def _asked(fields: Mapping[str, str], which: str, command: Sequence[str]) -> dic
     """What nvidia-smi tells of some fields; {} where it tells nothing, or does not know one."""
     if shutil.which(command[0]) is None:
         return {}
-    query = ",".join(fields.values())
-    asked = [*command, f"--query-gpu={query}", "--format=csv,noheader,nounits", f"--id={which}"]
+    query = f"--query-gpu={','.join(fields.values())}"
+    asked = [*command, query, "--format=csv,noheader,nounits", f"--id={number(which)}"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -62,5 +62,5 @@ def cpu() -> tuple[str, dict[str, str]]:
     except OSError:
         name, details = "", {}
     details.setdefault("system", f"{platform.system()} {platform.machine()}")
-    details |= cpu_clocks()
+    details |= {"clocks_locked": "unknown", **cpu_clocks()}
     return name or platform.processor() or platform.machine() or "unknown CPU", details

@@ -5,6 +5,7 @@ It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,11 +16,23 @@ from autoprune.core.errors import ProfilerError
 BOARD = Path("/proc/device-tree/model")
 
 
+def number(index: int | str) -> str:
+    """What nvidia-smi calls a GPU that CUDA counts so: CUDA_VISIBLE_DEVICES numbers them anew.
+
+    Args:
+        index: CUDA's number; anything else (a UUID) stays as it is.
+    """
+    shown = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    at = int(index) if str(index).isdigit() else len(shown)
+    told = shown[at] if at < len(shown) else ""
+    return told if told.isdigit() or told.startswith("GPU-") else str(index)
+
+
 def gpu(index: int = 0, *, command: tuple[str, ...] = ("nvidia-smi",)) -> tuple[str, str]:
     """Name and driver of a GPU, from nvidia-smi, else (on a Jetson) from the device tree.
 
     Args:
-        index: of the GPU.
+        index: of the GPU, as CUDA counts.
         command: how nvidia-smi is called.
 
     Returns:
@@ -30,7 +43,11 @@ def gpu(index: int = 0, *, command: tuple[str, ...] = ("nvidia-smi",)) -> tuple[
     """
     why = "nvidia-smi is not there"
     if shutil.which(command[0]):
-        query = ["--query-gpu=name,driver_version", "--format=csv,noheader", f"--id={index}"]
+        query = [
+            "--query-gpu=name,driver_version",
+            "--format=csv,noheader",
+            f"--id={number(index)}",
+        ]
         try:
             done = subprocess.run(
                 [*command, *query], capture_output=True, text=True, timeout=30, check=False

@@ -300,7 +300,8 @@ def _gpu(torch: Any, index: int) -> tuple[str, dict[str, str]]:
         f"cudnn {torch.backends.cudnn.allow_tf32}",
     }
     uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
-    details |= gpu(str(index) if uuid is None else f"GPU-{uuid}")
+    details["gpu"] = str(index) if uuid is None else f"GPU-{uuid}"
+    details |= gpu(details["gpu"])
     return str(torch.cuda.get_device_name(index)), details
 
 

@@ -36,9 +36,9 @@ LAST_WORDS_S = 20.0
 #: need Python 3.9 and numpy.
 PARTS = (
     "autoprune.core.errors",
+    "autoprune.profile.nvidia_smi",
     "autoprune.profile.conditions",
     "autoprune.profile.cpu",
-    "autoprune.profile.nvidia_smi",
     "autoprune.profile.onnxruntime_nodes",
     "autoprune.profile.onnxruntime_providers",
     "autoprune.profile.onnxruntime_sessions",

@@ -87,6 +87,7 @@ class TensorRTProfiler:
             threads=0,
             details={
                 **self._converter.details,
+                "gpu": str(gpu),
                 "compute_capability": capability,
                 "cuda": driver,
                 "networks": "strongly typed" if typed else "precision by the builder's flags",

@@ -143,6 +143,8 @@ def test_a_gpu_is_asked_only_where_it_is_measured_on(monkeypatch):
     for provider in ("cuda", "cuda-eager"):
         found = conditions(DeviceSpec("x", "r", "1", provider, settings={"device_id": "2"}))
         assert found == {"driver": "1", "index": "2"}
+    second = DeviceSpec("x", "tensorrt", "1", "cuda", details={"gpu": "1"})
+    assert conditions(second)["index"] == "1"
     monkeypatch.setattr(module, "gpu", lambda index: {})
     monkeypatch.setattr(module, "jetson_gpu", lambda: {"gpu_clocks_locked": "no"})
     assert conditions(DeviceSpec("Orin", "tensorrt", "1", "x")) == {"gpu_clocks_locked": "no"}

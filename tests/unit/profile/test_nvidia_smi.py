@@ -20,6 +20,17 @@ def test_name_and_driver_are_read(tmp_path, no_board):
     assert nvidia_smi.gpu(1, command=smi) == ("NVIDIA H200", "570.86.15")
 
 
+@pytest.mark.parametrize(
+    ("shown", "asked"),
+    [("", "1"), ("3,2", "2"), ("0,GPU-5a", "GPU-5a"), ("2", "1"), ("0,MIG-7", "1")],
+)
+def test_a_gpu_is_the_one_that_cuda_counts_so(tmp_path, no_board, monkeypatch, shown, asked):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    smi = program(tmp_path / "smi", 'for last; do :; done; echo "GPU ${last#--id=}, 570"')
+    assert nvidia_smi.gpu(1, command=smi) == (f"GPU {asked}", "570")
+    assert nvidia_smi.number("GPU-77") == "GPU-77"
+
+
 def test_a_jetson_is_told_by_its_device_tree(monkeypatch, tmp_path):
     board = tmp_path / "model"
     board.write_text("NVIDIA Jetson Orin Nano Developer Kit\0")
@@ -63,3 +74,12 @@ def test_options_are_read_from_text_and_mappings():
     assert parse("device_id:0,mode:a:b") == {"device_id": "0", "mode": "a:b"}
     assert parse({"device_id": 1}) == {"device_id": "1"}
     assert parse("") == {}
+
+
+def test_the_first_gpu_is_the_default_named_or_not():
+    settings = onnxruntime_providers.settings
+    assert settings({"device_id": "0", "mode": "x"}, "basic") == {
+        "mode": "x",
+        "graph_optimization": "basic",
+    }
+    assert settings({"device_id": "1"}, "all") == {"device_id": "1"}

@@ -59,7 +59,7 @@ def test_the_device_is_told_in_full(cuda):
     )
     assert (device.precision, device.provider, device.threads) == ("fp16", "cuda", 0)
     assert device.settings == {"sparse_weights": "true"}
-    assert device.details["compute_capability"] == "9.0"
+    assert (device.details["compute_capability"], device.details["gpu"]) == ("9.0", "0")
     assert TensorRTProfiler(precision="int8").device.details["calibrated_on"]
 
 
