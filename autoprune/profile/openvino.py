@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -43,6 +44,11 @@ class OpenVinoProfiler:
     def __init__(self, threads: int = 1, precision: str = "fp32") -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
+        processors = os.cpu_count() or threads
+        if threads > processors:
+            raise ProfilerError(
+                f"threads must be at most {processors}, the processors there are; got {threads}"
+            )
         if precision not in PRECISIONS:
             raise ProfilerError(
                 f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}"

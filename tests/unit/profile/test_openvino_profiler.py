@@ -43,6 +43,7 @@ def test_precision_is_told_and_kept(openvino):
     [
         ({"threads": 0}, "at least 1, got 0"),
         ({"threads": True}, "integer"),
+        ({"threads": 4096}, "at most [0-9]+, the processors there are; got 4096"),
         ({"precision": "int4"}, "fp32, bf16, fp16; got 'int4'"),
     ],
 )
