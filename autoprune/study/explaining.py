@@ -17,6 +17,7 @@ from autoprune.core.errors import (
 )
 from autoprune.cost.table import LatencyTable
 from autoprune.profile.onnx_work import LayerWork, layer_work
+from autoprune.profile.options import merged
 from autoprune.study.again import exported, run_config
 from autoprune.study.config import SearchConfig
 from autoprune.study.folder import RunFolder
@@ -179,7 +180,7 @@ def _from_table(
     rates = Rates.of(pairs, ())
     gone = _removed(works, {name: dense for name, (dense, _) in times.items()})
     dense_ms = sum(dense for dense, _ in times.values())
-    pruned_ms = sum(pruned for _, pruned in times.values())
+    pruned_ms = sum(pruned for name, (_, pruned) in times.items() if name not in gone)
     return {
         "source": "table",
         "dense_ms": dense_ms,
@@ -239,16 +240,18 @@ def _without_cheaper(
     """What int8, fp16 or 2:4 sparsity brought: the pruned network without it; None without any."""
     if config.device is None:
         return None
+    device, _, query = config.device.name.partition("?")
+    options = merged(f"profiler {device!r}", query, config.device.options)
     used = {
         name: value
-        for name, value in config.device.options.items()
-        if name in CHEAPER and value != CHEAPER[name]
+        for name, value in options.items()
+        if name in CHEAPER and str(value).lower() != str(CHEAPER[name]).lower()
     }
     if not used:
         return None
-    options = {**config.device.options, **{name: CHEAPER[name] for name in used}}
+    options |= {name: CHEAPER[name] for name in used}
     plain = config.model_copy(
-        update={"device": config.device.model_copy(update={"options": options})}
+        update={"device": config.device.model_copy(update={"name": device, "options": options})}
     )
     what = ", ".join(f"{name}={value}" for name, value in used.items())
     progress.message(f"measuring without {what}")

@@ -83,7 +83,10 @@ def recorded_times(table: LatencyTable, kept: Mapping[str, int]) -> dict[str, tu
     for index, kernel in enumerate(layout.kernels):
         shapes = layout.channels([index], np.vstack([all_kept, row, layout.units]))[:, 0]
         own = shapes[:-2].astype(np.float64)
-        near = [int(np.abs(own / w - 1.0).max(axis=1).argmin()) for w in (shapes[-1], shapes[-2])]
+        near = [
+            int((np.abs(own - w) / np.maximum(w, 1)).max(axis=1).argmin())
+            for w in (shapes[-1], shapes[-2])
+        ]
         last = kernel.layer if kernel.op in HEAVY else last
         if not last:
             continue
