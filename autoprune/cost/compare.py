@@ -211,7 +211,7 @@ def merge(tables: Sequence[LatencyTable]) -> LatencyTable:
     seen: set[Observation] = set()
     parts = []
     for number, table in enumerate(tables):
-        refuse_other(first.device, table.device, f"number {number + 1} to merge")
+        refuse_other(table.device, first.device, f"number {number + 1} to merge")
         if table.reference.fingerprint != first.reference.fingerprint:
             raise TableMismatchError(
                 "tables to merge must be relative to the same network and batch; number "
