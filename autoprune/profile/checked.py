@@ -6,8 +6,36 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 
-from autoprune.core.device import Artifact, KernelTime, Measurement, MeasuringProtocol, Profiler
-from autoprune.core.errors import AutopruneError, ProfilerError
+from autoprune.core.device import (
+    Artifact,
+    DeviceSpec,
+    KernelTime,
+    Measurement,
+    MeasuringProtocol,
+    Profiler,
+)
+from autoprune.core.errors import AutopruneError, PluginError, ProfilerError
+
+
+def device_of(profiler: Profiler) -> DeviceSpec:
+    """What a profiler measures on.
+
+    Raises:
+        ProfilerError: it can't tell; as it says, where it is one of ours.
+        PluginError: it tells something else.
+    """
+    who = f"the profiler {type(profiler).__name__}"
+    try:
+        device: object = profiler.device
+    except AutopruneError:
+        raise
+    except Exception as error:  # a user's own profiler: anything may come
+        raise ProfilerError(
+            f"`device` of {who} can't be told: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(device, DeviceSpec):
+        raise PluginError(f"`device` of {who} must be a DeviceSpec, got {device!r}")
+    return device
 
 
 def measure_checked(

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoprune.core.device import DeviceSpec
-from autoprune.core.errors import AutopruneError, ConfigError, PluginError, ProfilerError
+from autoprune.core.errors import AutopruneError, ConfigError, PluginError
 from autoprune.core.trial import Trial
 from autoprune.cost.analytic import AnalyticCost
 from autoprune.cost.base import Combined, CostModel
 from autoprune.evaluate.quiet import evaluating
 from autoprune.graph import trace
+from autoprune.profile.checked import device_of
 from autoprune.space.space import SearchSpace
 from autoprune.study.calibration import for_search, importance_of
 from autoprune.study.device import DeviceMeasure
@@ -296,16 +296,12 @@ def _device(
     try:
         profiler = task.profiler or make_profiler(config, task.calibration)
         # A device far away is reached here, not when the search is over.
-        spec = profiler.device
+        device_of(profiler)
     except AutopruneError as error:
         if tells(config) or isinstance(error, PluginError):  # no device has that name
             raise
         notes.append(f"nothing was measured: {error}")
         return None
-    if not isinstance(spec, DeviceSpec):
-        raise ProfilerError(
-            f"`device` of the profiler {type(profiler).__name__} must be a DeviceSpec, got {spec!r}"
-        )
     return DeviceMeasure(network, profiler, evaluator.select, config.verify, config.seed)
 
 

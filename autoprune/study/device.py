@@ -20,6 +20,7 @@ from autoprune.core.device import (
     Profiler,
 )
 from autoprune.evaluate.quiet import evaluating
+from autoprune.profile.checked import device_of
 from autoprune.study.quietly import measure_quietly
 from autoprune.study.settings import VerifySettings
 
@@ -67,7 +68,7 @@ class DeviceMeasure:
     @property
     def spec(self) -> DeviceSpec:
         """What it measures on."""
-        return self.profiler.device
+        return device_of(self.profiler)
 
     @property
     def _inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

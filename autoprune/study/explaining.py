@@ -16,6 +16,7 @@ from autoprune.core.errors import (
     TableError,
 )
 from autoprune.cost.table import LatencyTable
+from autoprune.profile.checked import device_of
 from autoprune.profile.onnx_work import LayerWork, layer_work
 from autoprune.profile.options import merged
 from autoprune.study.again import exported, run_config
@@ -95,7 +96,7 @@ def _measured(
     """The dense and the pruned network with the times of their kernels, or None and why."""
     try:
         profiler = make_profiler(config)
-        progress.stage(f"measuring each layer on {profiler.device}")
+        progress.stage(f"measuring each layer on {device_of(profiler)}")
         found = _measure(profiler, folder, config)
     except (ProfilerError, MissingDependencyError) as error:
         notes.append(f"the device can't measure now, the table's records are shown: {error}")

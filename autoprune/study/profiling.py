@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.cost.table import LatencyTable
 from autoprune.study.table import make_profiler, measure_table
+from autoprune.profile.checked import device_of
 
 if TYPE_CHECKING:
     from autoprune.cost.check import TableCheck
@@ -76,8 +77,9 @@ def check_config(
     told: dict[str, Any] = {name: stored[name] for name in names if name in stored}
     model, inputs, config = model_from_config(path, {**told, **options}, ())
     profiler = make_profiler(config)
-    table = LatencyTable.load(table_path, profiler.device)
-    progress.message(f"device: {profiler.device}")
+    spec = device_of(profiler)
+    table = LatencyTable.load(table_path, spec)
+    progress.message(f"device: {spec}")
     progress.stage("tracing the network")
     network = trace(model, inputs)
     device = DeviceMeasure(network, profiler, lambda c: select(network, c), config.verify, seed)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from autoprune.core.device import KernelTime, Measurement
-from autoprune.core.errors import ProfilerError
-from autoprune.profile.checked import measure_checked
+from autoprune.core.errors import PluginError, ProfilerError
+from autoprune.profile.checked import device_of, measure_checked
 from autoprune.testing import profilers
 from autoprune.testing.fake_profiler import FakeProfiler
 from autoprune.testing.profilers import QUICK, ContractError, check_profiler, conv_artifact
@@ -110,6 +110,23 @@ def test_a_figure_that_can_not_be_one_is_a_failed_measurement(kind):
     assert [m.ok for m in found] == [True, False, True]
     assert said in found[1].error
     assert math.isnan(found[1].latency_ms)
+
+
+class Unplugged(FakeProfiler):
+    @property
+    def device(self):
+        raise OSError("no such board")
+
+
+class Named(FakeProfiler):
+    device = "a phone"
+
+
+def test_a_device_that_is_none_is_told():
+    with pytest.raises(ProfilerError, match="Unplugged can't be told: OSError: no such board"):
+        device_of(Unplugged())
+    with pytest.raises(PluginError, match="Named must be a DeviceSpec, got 'a phone'"):
+        device_of(Named())
 
 
 def test_errors_of_its_own_pass_through():
