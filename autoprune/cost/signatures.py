@@ -88,14 +88,17 @@ class _Describer:
         around = f" {self._text(first, reads)}->{self._text(kernel.output, writes)}"
         dense = [self._base[r] + int(self._graph.weight[r] @ self._graph.units) for r in rows]
         product = float(np.prod([max(d, 1) for d in dense])) or 1.0
+        base, weight = tuple(self._base[r] for r in rows), tuple(self._row(r) for r in rows)
+        if not rows:  # from a scalar to a scalar, such as the exponential of a temperature
+            base, weight = (1,), ({},)
         return KernelLayout(
             kernel.name,
             kernel.layer,
             kernel.op,
             family + around + self._neighbours(kernel),
             family,
-            tuple(self._base[r] for r in rows),
-            tuple(self._row(r) for r in rows),
+            base,
+            weight,
             self._macs(kernel) / product,
             (self._constant(first, reads), self._constant(kernel.output, writes)),
         )

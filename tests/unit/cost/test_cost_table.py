@@ -5,13 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from cost_devices import DEVICE, FakeDevice, chain
+from torch import nn
 
-from autoprune.core import Candidate, KernelGraph, Measurement
+from autoprune.core import Candidate, KernelGraph, KernelTime, Measurement
 from autoprune.core.errors import CandidateError, ProfilerError, TableError
 from autoprune.cost.build import accuracy, build_table
 from autoprune.cost.cover import covering
+from autoprune.cost.layout import Layout
 from autoprune.cost.table import LatencyTable
+from autoprune.graph import trace
 
 
 def random_kept(graph: KernelGraph, count: int, seed: int) -> np.ndarray:
@@ -319,3 +323,34 @@ def test_accuracy_needs_a_measurement(
     with pytest.raises(TableError, match="none succeeded"):
         accuracy(table, graph, graph.units[None], [Measurement("x", error="no")])
     assert isinstance(graph.dense, Candidate)
+
+
+class Tempered(nn.Module):
+    """Logits over a learned temperature, and their sum: ops on scalars."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.head(self.conv(x).relu().mean((2, 3))) * self.scale.exp()
+        return y, y.sum()
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_ops_on_scalars_are_kernels_too(timed: bool) -> None:
+    graph = trace(Tempered(), torch.zeros(2, 3, 8, 8)).kernels
+    assert any(k.base == (1,) and not any(k.weight) for k in Layout.of(graph).kernels)
+
+    def measure(candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+        found = []
+        for n, row in enumerate(graph.kept(candidates)):
+            ratio = float(0.5 + 0.5 * (row / graph.units).mean())
+            times = (KernelTime("conv2d", ("conv",), "Conv", 0.1 * ratio),) if timed else ()
+            found.append(Measurement(str(n), ratio, (ratio, ratio), ratio, (ratio, ratio),
+                                     kernels=times))  # fmt: skip
+        return found
+
+    table = build_table(graph, measure, DEVICE, candidates=8)
+    assert np.isfinite(table.predict(graph.workloads([graph.dense])).mean["latency_ms"]).all()
