@@ -100,8 +100,8 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
     from autoprune.cost.table import LatencyTable
 
     header, lines = _sealed_lines(path)
+    spec = _device(path, header)
     try:
-        spec = DeviceSpec.from_dict(header["device"])
         if device is not None:
             refuse_other(spec, device, str(path))
         table = LatencyTable(spec, float(header["reference_ms"]), header.get("info", {}))
@@ -140,7 +140,18 @@ def read_device(path: Path) -> DeviceSpec:
     Raises:
         TableFormatError: the header can't be read, or is of a newer schema.
     """
-    return DeviceSpec.from_dict(read_header(path)["device"])
+    return _device(path, read_header(path))
+
+
+def _device(path: Path, header: Mapping[str, Any]) -> DeviceSpec:
+    try:
+        return DeviceSpec.from_dict(header["device"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TableFormatError(
+            f"the header of latency table {path} must describe its device as autoprune writes it; "
+            f"it can't be read ({type(error).__name__}: {error}); measure the table again with "
+            "autoprune profile"
+        ) from error
 
 
 def read_header(path: Path) -> Mapping[str, Any]:

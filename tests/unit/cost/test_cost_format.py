@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +166,20 @@ def test_what_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
         LatencyTable.load(path)
     with pytest.raises(TableFormatError, match="must begin with a JSON header"):
         read_device(path)
+
+
+@pytest.mark.parametrize(
+    "device", [None, "a CPU", {"name": "a CPU"}, {**asdict(DEVICE), "clock_mhz": 1}]
+)
+def test_a_header_without_a_device_as_we_know_it_is_refused(path: Path, device: object) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()[:-1]
+    header = {**json.loads(lines[0]), "device": device}
+    if device is None:
+        del header["device"]
+    path.write_text(seal([json.dumps(header, default=dict), *lines[1:]]))
+    for read in (read_device, LatencyTable.load):
+        with pytest.raises(TableFormatError, match="must describe its device"):
+            read(path)
 
 
 def test_binary_and_missing_files_are_refused(tmp_path: Path) -> None:
