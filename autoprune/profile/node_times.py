@@ -16,6 +16,12 @@ from autoprune.profile.onnx_layers import FusedLayers
 
 Floats = npt.NDArray[np.float64]
 
+#: Note on a network without kernel times: the reference took no time by its profile.
+TOO_QUICK = (
+    "no kernel times: the runtime counts whole microseconds, and every node of the reference takes "
+    "less"
+)
+
 
 @dataclass(frozen=True)
 class NodeTimes:

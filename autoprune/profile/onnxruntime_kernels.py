@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
-from autoprune.profile.node_times import Floats, NodeTimes, Source
+from autoprune.profile.node_times import TOO_QUICK, Floats, NodeTimes, Source
 
 #: Rounds of profiled runs, each network in turn with the reference before and after it.
 ROUNDS = 5
@@ -92,7 +92,8 @@ def profile_kernels(
 
     Returns:
         The same with their kernels in the order of execution; one that can't be profiled has
-        `error` set.
+        `error` set. Where the reference is too quick for the profile's clock, there are no
+        kernels, and a note says so.
     """
     results = list(measured)
     good = [i for i, m in enumerate(measured) if m.ok]
@@ -108,11 +109,13 @@ def profile_kernels(
     # time-weighted median over its nodes, so that an interrupted node does not count.
     levels = np.array([np.median(block, axis=0) for block in blocks])
     usual = np.median(levels, axis=0)
-    slow = np.array([_weighted_median(level / np.maximum(usual, 1e-9), usual)
-                     for level in levels])  # fmt: skip
+    slow = np.array([_slowness(level, usual) for level in levels])
     mean = _middle_mean(np.concatenate(
         [block / factor for block, factor in zip(blocks, slow, strict=True)]))  # fmt: skip
-    scale = measured[0].latency_ms / float(mean.sum())
+    total_us = float(mean.sum())
+    if not total_us:
+        return [replace(m, notes=(*m.notes, TOO_QUICK)) if m.ok else m for m in measured]
+    scale = measured[0].latency_ms / total_us
     results[0] = profiled[0].kernels(measured[0], found, mean * scale)
     for own, beside in zip(profiled[1:], visits[1:], strict=True):
         measurement = measured[own.number]
@@ -162,7 +165,9 @@ def _run_rounds(
     return visits
 
 
-def _weighted_median(values: Floats, weights: Floats) -> float:
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+def _slowness(level: Floats, usual: Floats) -> float:
+    """The weighted median of a block's times over the usual; 1 where they are below the clock."""
+    order = np.argsort(level / np.maximum(usual, 1e-9))
+    cumulative = np.cumsum(usual[order])
+    middle = order[np.searchsorted(cumulative, cumulative[-1] / 2)]
+    return float(level[middle] / usual[middle]) if level[middle] and usual[middle] else 1.0

@@ -84,3 +84,33 @@ def test_a_network_is_profiled_for_as_long_as_it_takes(latency_ms, in_a_row):
     rounds = onnxruntime_kernels.ROUNDS
     assert sources[1].runs == 1 + rounds * in_a_row
     assert sources[0].runs == 1 + 2 * rounds * 2, "before and after the other; 2 of 20 ms suffice"
+
+
+class Coarse(Source):
+    """Four nodes of the same time below a microsecond: a run tells 1 or 0 of each."""
+
+    def __init__(self, time_us: float, seed: int) -> None:
+        super().__init__(4)
+        self.time_us, self.rng = time_us, np.random.default_rng(seed)
+
+    def read(self) -> NodeTimes:
+        found = super().read()
+        return NodeTimes(found.nodes, (self.rng.random(found.times_us.shape) < self.time_us) * 1.0)
+
+
+@pytest.mark.parametrize("time_us", [0.0, 0.1, 0.3, 0.5, 0.9])
+def test_nodes_below_the_clock_give_no_wrong_times(time_us):
+    found = profile_kernels(
+        lambda number: Coarse(time_us, number), measured(5, 0.005), MeasuringProtocol()
+    )
+    assert [m.error for m in found] == [None] * 5
+    for m in found:
+        assert np.isfinite([k.latency_ms for k in m.kernels]).all()
+        if not m.kernels:
+            assert any("counts whole microseconds" in note for note in m.notes)
+    if time_us < 0.2:
+        assert not any(m.kernels for m in found)
+    if time_us > 0.8:
+        assert [sum(k.latency_ms for k in m.kernels) for m in found] == pytest.approx(
+            [0.005] * 5, rel=0.25
+        )
