@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from autoprune.core.device import Measurement
 from autoprune.core.errors import ProfilerError
-from autoprune.profile.node_times import Floats, NodeTimes, Source
+from autoprune.profile.node_times import TOO_QUICK, Source
 
-#: Profiled runs of each network, and of the reference beside it.
-PROFILED_RUNS = 12
+#: Profiled runs of each network, and of the reference beside it: so many at least, and of quick
+#: ones for about so long, but at most so many. Before them some that are left out, as neither is
+#: warm.
+PROFILED_RUNS, BLOCK_MS, MOST_RUNS, COLD_RUNS = 12, 40.0, 100, 4
 
 
 def profile_kernels(
@@ -26,33 +27,31 @@ def profile_kernels(
         measured: of each network; the first is the reference, and is `ok`.
 
     Returns:
-        The same with their kernels; one that can't be profiled has `error` set.
+        The same with their kernels; one that can't be profiled has `error` set. Where the
+        reference is too quick for the profile's clock, there are no kernels, and a note says so.
     """
     results = list(measured)
-    try:
-        reference = make(0)
-    except ProfilerError as error:
-        return [Measurement(m.key, error=m.error or str(error)) for m in measured]
     for index, measurement in enumerate(measured):
         if not measurement.ok:
             continue
         try:
-            own = make(index) if index else reference
-            for _ in range(PROFILED_RUNS):
-                reference.run(1)
-                if own is not reference:
-                    own.run(1)
-            beside = reference.read()
-            found = own.read() if own is not reference else beside
+            # OpenVINO counts in whole microseconds the mean of all runs so far, which of a few runs
+            # is exact enough; so the reference is loaded anew beside each.
+            both = [make(0), make(index)] if index else [make(0)]
+            wanted = math.ceil(min(MOST_RUNS, BLOCK_MS / measurement.latency_ms))
+            for runs in (COLD_RUNS, max(PROFILED_RUNS, wanted)):
+                for _ in range(runs):
+                    for each in both:
+                        each.run(1)
+                times = [each.read() for each in both]
+            beside, found = times[0], times[-1]
         except ProfilerError as error:
             results[index] = Measurement(measurement.key, error=str(error))
             continue
-        scale = measured[0].latency_ms / float(_medians(beside).sum())
-        results[index] = replace(measurement, kernels=tuple(found.kernels(_medians(found) * scale)))
+        total_us = float(beside.times_us.mean(axis=0).sum())
+        if not total_us:
+            results[index] = replace(measurement, notes=(*measurement.notes, TOO_QUICK))
+            continue
+        mean = found.times_us.mean(axis=0) * (measured[0].latency_ms / total_us)
+        results[index] = replace(measurement, kernels=tuple(found.kernels(mean)))
     return results
-
-
-def _medians(found: NodeTimes) -> Floats:
-    """Of each node: the (upper) median over the runs."""
-    ordered: Floats = np.sort(found.times_us, axis=0)[len(found.times_us) // 2]
-    return ordered

@@ -21,28 +21,33 @@ class ProfiledRequest:
         self._ops = {
             op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()
         }
-        self._runs: list[dict[str, int]] = []
+        self._total_us: dict[str, int] = {}
+        self._read_us: dict[str, int] = {}
+        self._runs, self._unread = 1, 0
         request.infer()
 
     def run(self, runs: int = 1) -> None:
         """Run it that many times."""
         for _ in range(runs):
             self._request.infer()
-            self._runs.append(
-                {
-                    each.node_name: round(each.real_time.total_seconds() * 1e6)
-                    for each in self._request.profiling_info
-                    if each.status == each.Status.EXECUTED
-                }
-            )
+        self._runs += runs
+        self._unread += runs
+        # What OpenVINO tells of a node is its mean over all runs so far.
+        self._total_us = {
+            each.node_name: self._runs * round(each.real_time.total_seconds() * 1e6)
+            for each in self._request.profiling_info
+            if each.status == each.Status.EXECUTED
+        }
 
     def read(self) -> tuple[list[dict[str, Any]], list[list[int]]]:
-        """Its nodes, and for each run since it was last read the microseconds of each."""
-        runs, self._runs = self._runs, []
-        names = list(dict.fromkeys(name for run in runs for name in run))
-        return [self._node(name) for name in names], [
-            [run.get(name, 0) for name in names] for run in runs
+        """Its nodes, and for each run since it was last read their mean microseconds in those."""
+        runs, self._unread = self._unread, 0
+        before, self._read_us = self._read_us, self._total_us
+        means = [
+            max(0, round((total - before.get(name, 0)) / max(runs, 1)))
+            for name, total in self._total_us.items()
         ]
+        return [self._node(name) for name in self._total_us], [means] * runs
 
     def _node(self, name: str) -> dict[str, Any]:
         op = self._ops.get(name)

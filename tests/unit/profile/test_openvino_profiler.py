@@ -1,13 +1,18 @@
 import sys
 from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from few_rounds import FEW
 
-from autoprune.core.device import Artifact
+from autoprune.core.device import Artifact, Measurement
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile import openvino as module
+from autoprune.profile.node_times import LocalSource
 from autoprune.profile.openvino import OpenVinoProfiler
+from autoprune.profile.openvino_kernels import profile_kernels
+from autoprune.profile.openvino_nodes import ProfiledRequest
 from autoprune.profile.registry import devices
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
 
@@ -74,3 +79,61 @@ def test_a_network_that_can_not_be_loaded_is_an_error_of_its_own(openvino):
     results = OpenVinoProfiler().measure([good, Artifact("unfed", good.onnx, {})], QUICK)
     assert results[0].ok
     assert "its inputs must be ['x'], got arrays for []" in results[1].error
+
+
+class Request:
+    """Tells of each node the mean of all runs so far, as OpenVINO does; the first one is slow."""
+
+    def __init__(self, name: str, took_us: list[int]) -> None:
+        self.name, self.took_us, self.runs = name, took_us, 0
+
+    def infer(self) -> None:
+        self.runs += 1
+
+    @property
+    def profiling_info(self) -> list[SimpleNamespace]:
+        status = SimpleNamespace(EXECUTED=1)
+        mean = sum(self.took_us[: self.runs]) / self.runs
+        return [
+            SimpleNamespace(
+                node_name=self.name,
+                real_time=timedelta(microseconds=int(mean)),
+                status=1,
+                Status=status,
+            )
+        ]
+
+    def get_runtime_model(self) -> SimpleNamespace:
+        return SimpleNamespace(get_ordered_ops=list)
+
+
+class Slowing:
+    """A machine on which the first run takes ten times as long, and each load finds it slower."""
+
+    def __init__(self) -> None:
+        self.slower = 1.0
+
+    def __call__(self, number: int) -> LocalSource:
+        usual = int(200 * self.slower)
+        self.slower *= 1.1 if number else 1.0  # after each pair
+        request = Request("n", [10 * usual, *[usual] * 500])
+        return LocalSource("OpenVINO", lambda: (ProfiledRequest(request, request), None))
+
+
+def test_kernels_are_of_the_same_runs_as_the_reference_beside_them():
+    latencies = [Measurement(k, latency_ms=0.2, ratio=1.0) for k in "abcde"]
+    found = profile_kernels(Slowing(), latencies)
+    assert [m.error for m in found] == [None] * 5
+    assert [m.kernels[0].latency_ms for m in found] == pytest.approx([0.2] * 5, rel=0.03)
+
+
+def test_a_network_too_quick_for_its_profile_is_measured_all_the_same():
+    def make(number: int) -> LocalSource:
+        request = Request("n", [0] * 500)
+        return LocalSource("OpenVINO", lambda: (ProfiledRequest(request, request), None))
+
+    latencies = [Measurement(k, latency_ms=0.005, ratio=1.0) for k in "ab"]
+    for m in profile_kernels(make, latencies):
+        assert m.ok
+        assert not m.kernels
+        assert "counts whole microseconds" in m.notes[0]
