@@ -228,3 +228,15 @@ def test_what_was_measured_is_reused_for_the_next_network(network, tmp_path, mon
     told.clear()
     assert not measure(network, reuse=False).borrowed
     assert not any("reused" in text for text in told)
+
+
+@pytest.mark.parametrize("gmacs_per_s", [0.0003, 0.003])
+def test_a_network_of_seconds_gets_the_time_that_it_needs(network, gmacs_per_s):
+    from autoprune.pruning.selection import select
+
+    profiler = FakeProfiler(gmacs_per_s=gmacs_per_s, block=8)
+    slow = DeviceMeasure(network, profiler, lambda c: select(network, c), task().config.verify)
+    made = prepare_table(task(), network, slow, None, Progress())
+    assert made.reference_ms > 300
+    assert made.info["build"]["failed"] == 0
+    assert min(len(o.samples_ms) for o in made.observations) >= 2
