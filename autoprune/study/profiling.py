@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.core.errors import ConfigError
 from autoprune.cost.table import LatencyTable
-from autoprune.study.table import make_profiler, measure_table
 from autoprune.profile.checked import device_of
+from autoprune.study.table import make_profiler, measure_table
 
 if TYPE_CHECKING:
     from autoprune.cost.check import TableCheck
@@ -33,6 +34,10 @@ def profile_config(
     profiler = make_profiler(config)
     progress.stage("tracing the network")
     network = trace(model, inputs)
+    if not network.groups:
+        raise ConfigError(
+            "the network has no channel group that may be pruned; see `autoprune inspect` for why"
+        )
     device = DeviceMeasure(
         network, profiler, lambda c: select(network, c), config.verify, config.seed
     )

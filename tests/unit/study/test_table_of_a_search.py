@@ -1,7 +1,10 @@
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import pytest
 import tiny_task
+from torch import nn
 
 from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
 from autoprune.cost.table import LatencyTable
@@ -9,6 +12,7 @@ from autoprune.graph import trace
 from autoprune.study.config import validate
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.folder import RunFolder
+from autoprune.study.profiling import profile_config
 from autoprune.study.progress import Progress
 from autoprune.study.table import (
     bounds_latency,
@@ -240,3 +244,10 @@ def test_a_network_of_seconds_gets_the_time_that_it_needs(network, gmacs_per_s):
     assert made.reference_ms > 300
     assert made.info["build"]["failed"] == 0
     assert min(len(o.samples_ms) for o in made.observations) >= 2
+
+
+def test_a_network_with_nothing_to_prune_gets_no_table(monkeypatch):
+    monkeypatch.setitem(sys.modules, "a_user", SimpleNamespace(build=lambda: nn.ReLU()))
+    options = {"model": "a_user:build", "inputs": "1x4", "device": "onnxruntime-cpu"}
+    with pytest.raises(ConfigError, match="no channel group"):
+        profile_config(None, options, (), Progress())
