@@ -39,7 +39,6 @@ class _Profiled:
     """A network that is profiled, and which of its runs belong to which block."""
 
     def __init__(self, make: Callable[[int], Source], number: int) -> None:
-        self.number = number
         self.blocks: list[tuple[int, int]] = []
         self.count = 0
         self.error = ""
@@ -95,16 +94,41 @@ def profile_kernels(
         `error` set. Where the reference is too quick for the profile's clock, there are no
         kernels, and a note says so.
     """
+    good = [i for i, m in enumerate(measured) if m.ok and i]
+    events = _events(make)
+    # So many beside one session of the reference: of networks of thousands of nodes, its profile
+    # has no room for more.
+    most = max(1, (MOST_EVENTS // events - max(1, protocol.warmup)) // ROUNDS - 1)
     results = list(measured)
-    good = [i for i, m in enumerate(measured) if m.ok]
-    runs = _runs_in_a_row([measured[i].latency_ms for i in good], make)
-    profiled = [_Profiled(make, i) for i in good]
+    for start in range(0, max(1, len(good)), most):
+        part = [0, *good[start : start + most]]
+        found = _profile_some(make, part, measured, protocol, events)
+        if not found[0].ok:
+            return [Measurement(m.key, error=m.error or found[0].error) for m in measured]
+        for number, measurement in zip(part, found, strict=True):
+            if number or not start:
+                results[number] = measurement
+    return results
+
+
+def _profile_some(
+    make: Callable[[int], Source],
+    numbers: Sequence[int],
+    measured: Sequence[Measurement],
+    protocol: MeasuringProtocol,
+    events: int,
+) -> list[Measurement]:
+    """As `profile_kernels`, of some of the networks, by their numbers: the reference first."""
+    measured = [measured[number] for number in numbers]
+    results = list(measured)
+    runs = _runs_in_a_row([m.latency_ms for m in measured], events)
+    profiled = [_Profiled(make, number) for number in numbers]
     visits = _run_rounds(profiled, runs, protocol)
     try:
         found, blocks = profiled[0].read()
     except ProfilerError as error:
         reason = f"the reference has no profile: {error}"
-        return [Measurement(m.key, error=m.error or reason) for m in measured]
+        return [Measurement(m.key, error=reason) for m in measured]
     # How slow the machine was in each of the reference's blocks, 1 on average: the
     # time-weighted median over its nodes, so that an interrupted node does not count.
     levels = np.array([np.median(block, axis=0) for block in blocks])
@@ -114,35 +138,38 @@ def profile_kernels(
         [block / factor for block, factor in zip(blocks, slow, strict=True)]))  # fmt: skip
     total_us = float(mean.sum())
     if not total_us:
-        return [replace(m, notes=(*m.notes, TOO_QUICK)) if m.ok else m for m in measured]
+        return [replace(m, notes=(*m.notes, TOO_QUICK)) for m in measured]
     scale = measured[0].latency_ms / total_us
     results[0] = profiled[0].kernels(measured[0], found, mean * scale)
-    for own, beside in zip(profiled[1:], visits[1:], strict=True):
-        measurement = measured[own.number]
+    for at, (own, beside) in enumerate(zip(profiled[1:], visits[1:], strict=True), 1):
         try:
             found, blocks = own.read()
         except ProfilerError as error:
-            results[own.number] = Measurement(measurement.key, error=str(error))
+            results[at] = Measurement(measured[at].key, error=str(error))
             continue
         mean = _middle_mean(np.concatenate(
-            [block / math.sqrt(slow[at] * slow[at + 1])
-             for block, at in zip(blocks, beside, strict=True)]))  # fmt: skip
-        results[own.number] = own.kernels(measurement, found, mean * scale)
+            [block / math.sqrt(slow[before] * slow[before + 1])
+             for block, before in zip(blocks, beside, strict=True)]))  # fmt: skip
+        results[at] = own.kernels(measured[at], found, mean * scale)
     return results
 
 
-def _runs_in_a_row(latencies_ms: Sequence[float], make: Callable[[int], Source]) -> list[int]:
+def _events(make: Callable[[int], Source]) -> int:
+    """How many a run of the reference has in its profile, at most."""
+    try:
+        trial = make(0)
+        trial.run(1)
+        return len(trial.read().nodes) + PER_RUN
+    except ProfilerError:
+        return PER_RUN  # it fails again, where its error is told
+
+
+def _runs_in_a_row(latencies_ms: Sequence[float], events: int) -> list[int]:
     """Of each so many that a block lasts long enough, and the reference's profile has room."""
     runs = [
         max(RUNS, math.ceil(min(ENOUGH, ENOUGH_MS / ms)), math.ceil(min(MOST_RUNS, BLOCK_MS / ms)))
         for ms in latencies_ms
     ]
-    try:
-        trial = make(0)
-        trial.run(1)
-        events = len(trial.read().nodes) + PER_RUN
-    except ProfilerError:
-        return runs  # it fails again, where its error is told
     runs[0] = max(1, min(runs[0], MOST_EVENTS // (ROUNDS * len(runs) * events)))
     return runs
 

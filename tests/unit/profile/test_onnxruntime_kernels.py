@@ -41,7 +41,16 @@ def measured(count: int, latency_ms: float) -> list[Measurement]:
 
 @pytest.mark.parametrize(
     ("nodes", "latency_ms", "count"),
-    [(3, 0.05, 49), (50, 0.2, 49), (143, 1.2, 49), (900, 2.0, 64), (1900, 0.2, 64), (143, 1.2, 9)],
+    [
+        (3, 0.05, 49),
+        (50, 0.2, 49),
+        (143, 1.2, 49),
+        (900, 2.0, 64),
+        (1900, 0.2, 64),
+        (143, 1.2, 9),
+        (5000, 80.0, 49),
+        (20_000, 300.0, 20),
+    ],
 )
 def test_no_profile_is_longer_than_onnxruntime_tells(nodes, latency_ms, count):
     sources: list[Source] = []
