@@ -26,7 +26,9 @@ from autoprune.cost.steps import basis, basis_by_regime, merge_regimes, surround
 
 #: At most this many points condition the Gaussian process.
 _POINTS = 400
-#: ... and at most this many choose its covariance.
+#: So many shapes are predicted at once: each is compared with all points, which takes memory.
+_AT_ONCE = 4096
+#: At most this many points choose the process's covariance.
 _CHOOSING = 80
 #: What that is chosen from: the block that matters, the multiple whose lack sets shapes beyond it
 #: apart and how far, the length scale in octaves, and the share of what is particular to a shape.
@@ -235,6 +237,10 @@ class Staircase:
 
     def predict(self, x: Ints) -> tuple[Floats, Floats]:
         """Mean and standard deviation, each (N,), of (N, D) channel counts."""
+        parts = [self._predict(x[at : at + _AT_ONCE]) for at in range(0, len(x) or 1, _AT_ONCE)]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def _predict(self, x: Ints) -> tuple[Floats, Floats]:
         mean = self._mean(x)
         scale = mean + self._floor
         cross = _matern(_distance(self._embed(x, self._embedding), self._where) / self._length)

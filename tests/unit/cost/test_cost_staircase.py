@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -156,3 +158,21 @@ def test_edges_rise_keep_the_ends_and_are_never_wasteful(
 
 def test_thin_leaves_few_alone() -> None:
     assert thin(np.array([1, 5, 9]), np.array([1.0, 2.0, 3.0]), 5) == [1, 5, 9]
+
+
+def test_many_shapes_take_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    x = np.unique(rng.integers(1, 513, (300, 2)), axis=0)
+    y = x.prod(axis=1).astype(np.float64)
+    curve = Staircase(x, y, 0.01 * y, choose=False)
+    many = rng.integers(1, 513, (20_000, 2))
+    tracemalloc.start()
+    try:
+        mean, std = curve.predict(many)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 150e6
+    one_by_one = [curve.predict(row[None]) for row in many[::2000]]
+    np.testing.assert_allclose(mean[::2000], [float(m[0]) for m, _ in one_by_one])
+    np.testing.assert_allclose(std[::2000], [float(s[0]) for _, s in one_by_one])
