@@ -244,5 +244,7 @@ class Profiler(TypingProtocol):
 
         Returns:
             One measurement for each artifact, in their order; a failure is a Measurement with
-            `error` set, never an exception.
+            `error` set, never an exception. Where the profiler has a `limit_s`, a call that takes
+            longer than that many seconds is ended; without, after an hour and ten times
+            `protocol.timeout_s`.
         """

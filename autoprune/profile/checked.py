@@ -15,6 +15,11 @@ from autoprune.core.device import (
     Profiler,
 )
 from autoprune.core.errors import AutopruneError, PluginError, ProfilerError
+from autoprune.profile.overdue import Overdue, limited
+
+#: A call of `measure` that takes longer than this many seconds and ten times its `timeout_s` hangs,
+#: unless the profiler has a `limit_s` of its own.
+HANGS_S = 3600.0
 
 
 def device_of(profiler: Profiler) -> DeviceSpec:
@@ -49,14 +54,22 @@ def measure_checked(
         kernel takes no finite time of at least 0, has `error` set instead.
 
     Raises:
-        ProfilerError: the profiler raised, or gave something else than one measurement for each
+        ProfilerError: the profiler raised, did not come back within its `limit_s` (told in the main
+            thread alone, see `overdue`), or gave something else than one measurement for each
             artifact in their order.
     """
     who = f"the profiler {type(profiler).__name__}"
+    limit_s = limit_of(profiler, protocol)
     try:
-        found = profiler.measure(artifacts, protocol)
+        with limited(limit_s):
+            found = profiler.measure(artifacts, protocol)
     except AutopruneError:
         raise
+    except Overdue:
+        raise ProfilerError(
+            f"{who} must come back from measure by itself, and was ended after {limit_s:g} s; give "
+            "what may hang a time limit, or the profiler another `limit_s` (seconds for a call)"
+        ) from None
     except Exception as error:  # a user's own profiler: anything may come
         raise ProfilerError(
             f"{who} must never raise from measure (a failure is a Measurement with `error` set), "
@@ -64,6 +77,21 @@ def measure_checked(
         ) from error
     check_answer(who, found, artifacts)
     return [_checked(measurement) for measurement in found]
+
+
+def limit_of(profiler: Profiler, protocol: MeasuringProtocol) -> float:
+    """Seconds that a call of `measure` may take; infinite where it sees to that itself.
+
+    Raises:
+        PluginError: the profiler's `limit_s` is no number above 0.
+    """
+    limit_s = getattr(profiler, "limit_s", HANGS_S + 10 * protocol.timeout_s)
+    if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not limit_s > 0:
+        raise PluginError(
+            f"`limit_s` of the profiler {type(profiler).__name__} must be a number of seconds "
+            f"above 0, or infinite for none; got {limit_s!r}"
+        )
+    return float(limit_s)
 
 
 def check_answer(who: str, found: object, artifacts: Sequence[Artifact]) -> None:

@@ -44,6 +44,9 @@ class CommandProfiler:
         ProfilerError: no program is named, or the limit is wrong.
     """
 
+    #: None on a call: each request has its own.
+    limit_s = math.inf
+
     #: For each visit: no meter can be read beside it.
     starts_programs = True
 

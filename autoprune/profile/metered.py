@@ -83,6 +83,8 @@ class Metered:
         #: Whether it measures on another machine, and keeps evaluations away by itself.
         self.remote = bool(getattr(profiler, "remote", False))
         self.quiet = bool(getattr(profiler, "quiet", False))
+        if hasattr(profiler, "limit_s"):
+            self.limit_s = profiler.limit_s
         self._meter = meter
 
     @property

@@ -35,6 +35,8 @@ class StatedPower:
         #: Whether it measures on another machine, and keeps evaluations away by itself.
         self.remote = bool(getattr(profiler, "remote", False))
         self.quiet = bool(getattr(profiler, "quiet", False))
+        if hasattr(profiler, "limit_s"):
+            self.limit_s = profiler.limit_s
         self._power_w = power_w
 
     @property

@@ -77,6 +77,9 @@ class SshProfiler:
     #: A meter that reads this machine says nothing of what it measures.
     remote = True
 
+    #: None on a call: each request to the agent has its own.
+    limit_s = math.inf
+
     #: Names of the meters that it reads by itself, on the machine that it measures on.
     meters = tuple(METERS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -58,6 +59,9 @@ class TensorRTProfiler:
         MissingDependencyError: TensorRT, or CUDA for Python, is not installed.
         ProfilerError: a setting is wrong, or there is no such GPU.
     """
+
+    #: None on a call: building engines takes what it takes.
+    limit_s = math.inf
 
     def __init__(
         self,

@@ -58,6 +58,9 @@ class TrtexecProfiler:
         ProfilerError: a setting is wrong, or the host can't be reached.
     """
 
+    #: None on a call: each start of the program has its own.
+    limit_s = math.inf
+
     #: For each visit: no meter can be read beside it.
     starts_programs = True
 
