@@ -98,7 +98,7 @@ class Request:
             SimpleNamespace(
                 node_name=self.name,
                 real_time=timedelta(microseconds=int(mean)),
-                status=1,
+                status=int(mean >= 1),
                 Status=status,
             )
         ]
@@ -129,7 +129,7 @@ def test_kernels_are_of_the_same_runs_as_the_reference_beside_them():
 
 def test_a_network_too_quick_for_its_profile_is_measured_all_the_same():
     def make(number: int) -> LocalSource:
-        request = Request("n", [0] * 500)
+        request = Request("n", [8, *[0] * 500])
         return LocalSource("OpenVINO", lambda: (ProfiledRequest(request, request), None))
 
     latencies = [Measurement(k, latency_ms=0.005, ratio=1.0) for k in "ab"]
@@ -137,3 +137,14 @@ def test_a_network_too_quick_for_its_profile_is_measured_all_the_same():
         assert m.ok
         assert not m.kernels
         assert "counts whole microseconds" in m.notes[0]
+
+
+def test_a_node_whose_mean_falls_below_the_clock_stays_a_node():
+    request = Request("n", [8, *[0] * 500])
+    profiled = ProfiledRequest(request, request)
+    profiled.run(4)
+    assert [node["name"] for node in profiled.read()[0]] == ["n"]
+    profiled.run(20)
+    nodes, times = profiled.read()
+    assert [node["name"] for node in nodes] == ["n"]
+    assert times == [[0]] * 20
