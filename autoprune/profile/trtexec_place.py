@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,11 @@ from autoprune.profile.child import Child, ChildEnded, ChildError, ChildTimeout
 
 #: Seconds for a file to be sent or fetched, or a folder to be made.
 _FILE_S = 120.0
+
+#: How often a command is tried whose connection is lost, and the seconds between two tries.
+ATTEMPTS, PAUSE_S = 3, 2.0
+#: What ssh itself ends with where there is no connection, or no more (ssh(1), EXIT STATUS).
+_NO_CONNECTION = 255
 
 
 class Place(Protocol):
@@ -113,7 +119,9 @@ class There:
             raise ProfilerError(f"host must be written user@host, got {host!r}")
         self._host = host
         self._ssh = [*program, "-o", "BatchMode=yes", host]
-        made = self._shell('echo "$HOME" && mktemp -d "${TMPDIR:-/tmp}/autoprune-XXXXXXXX"')
+        made = self._shell(
+            'echo "$HOME" && mktemp -d "${TMPDIR:-/tmp}/autoprune-XXXXXXXX"', attempts=1
+        )
         *_, self._home, self._folder = made.decode().strip().split("\n")
 
     def put(self, name: str, data: bytes) -> str:
@@ -137,13 +145,19 @@ class There:
         return f"{folder}/{name}"
 
     def run(self, command: Sequence[str], timeout_s: float) -> tuple[int, str]:
-        """As of `Place`; the program is ended there too."""
+        """As of `Place`; the program is ended there too, begun again if the connection is lost."""
         line = f"timeout -k 5 {timeout_s:g} {shlex.join(command)} 2>&1"
-        status, printed = _run([*self._ssh, line], b"", timeout_s + 30, command[0])
+        for attempt in range(1, ATTEMPTS + 1):
+            status, printed = _run([*self._ssh, line], b"", timeout_s + 30, command[0])
+            if status != _NO_CONNECTION:
+                break
+            if attempt == ATTEMPTS:
+                raise ProfilerError(
+                    f"the connection to {self._host} was lost {ATTEMPTS} times: {printed[-300:]}"
+                )
+            time.sleep(PAUSE_S)
         if status in (124, 137):
             raise ProfilerError(_too_slow(command[0], timeout_s))
-        if status == 255:
-            raise ProfilerError(f"the connection to {self._host} was lost: {printed[-300:]}")
         return status, printed
 
     def close(self) -> None:
@@ -151,25 +165,31 @@ class There:
         with contextlib.suppress(ProfilerError):
             self._shell(f"rm -rf {shlex.quote(self._folder)}")
 
-    def _shell(self, line: str, data: bytes = b"") -> bytes:
-        """Run a line of shell there.
+    def _shell(self, line: str, data: bytes = b"", attempts: int = ATTEMPTS) -> bytes:
+        """Run a line of shell there; again where the connection is lost.
 
         Raises:
             ProfilerError: it fails.
         """
-        with Child([*self._ssh, line]) as child:
-            try:
-                child.write(data, _FILE_S)
-                printed, status = child.rest(_FILE_S)
-            except ChildError as error:
+        while True:
+            attempts -= 1
+            with Child([*self._ssh, line]) as child:
+                try:
+                    with contextlib.suppress(ChildEnded):
+                        child.write(data, _FILE_S)
+                    printed, status = child.rest(_FILE_S)
+                except ChildError as error:
+                    said = child.said()
+                    raise ProfilerError(f"{self._host}: {said or error}") from error
                 said = child.said()
-                raise ProfilerError(f"{self._host}: {said or error}") from error
-            if status:
+            if status == 0:
+                return printed
+            if status != _NO_CONNECTION or attempts <= 0:
                 raise ProfilerError(
                     f"on {self._host} `{line[:80]}` ended with status {status}: "
-                    f"{child.said() or 'it said nothing'}"
+                    f"{said or 'it said nothing'}"
                 )
-        return printed
+            time.sleep(PAUSE_S)
 
 
 def _run(command: Sequence[str], data: bytes, timeout_s: float, name: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from autoprune.core.device import Artifact, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile import trtexec, trtexec_files
+from autoprune.profile import trtexec, trtexec_files, trtexec_place
 from autoprune.profile.registry import devices, make_profiler
 from autoprune.profile.trtexec import TrtexecProfiler
 from autoprune.testing.profilers import check_profiler, conv_artifact
@@ -166,6 +166,8 @@ def ssh(tmp_path, monkeypatch):
         tmp_path / "ssh",
         'echo "$3" >> "$SSH_LOG"',
         '[ "$3" = jetson ] || { echo "no route to host" >&2; exit 255; }',
+        f"left=$(cat {tmp_path}/lost 2>/dev/null || echo 0)",
+        f'[ "$left" = 0 ] || {{ echo $((left - 1)) > {tmp_path}/lost; exit 255; }}',
         f'HOME={home} TMPDIR={home} exec sh -c "$4"',
     )
 
@@ -182,6 +184,20 @@ def test_it_runs_on_another_machine(program, ssh, tmp_path):
     assert [p for p in home.iterdir() if p.name.startswith("autoprune-")]
     profiler._place.close()
     assert [p.name for p in home.iterdir()] == [".cache"]
+
+
+def test_a_connection_that_is_lost_is_made_again(program, ssh, tmp_path, monkeypatch):
+    monkeypatch.setattr(trtexec_place, "PAUSE_S", 0.0)
+    profiler = TrtexecProfiler(program=program, host="jetson", ssh=ssh)
+    artifacts = [conv_artifact("a", 16), conv_artifact("b", 8)]
+    (tmp_path / "lost").write_text(str(trtexec_place.ATTEMPTS - 1))
+    assert [r.ok for r in profiler.measure(artifacts, FEW)] == [True, True]
+    assert (tmp_path / "lost").read_text().strip() == "0", "it was lost, and made again"
+    (tmp_path / "lost").write_text("1000")
+    assert all("255" in r.error or "lost" in r.error for r in profiler.measure(artifacts, FEW))
+    program_line = ["trtexec", "--version"]
+    with pytest.raises(ProfilerError, match="lost 3 times"):
+        profiler._place.run(program_line, 5.0)
 
 
 def test_a_machine_that_can_not_be_reached_is_told(program, ssh):
