@@ -16,6 +16,8 @@ from autoprune.cost.table import LatencyTable
 
 #: Points of a group's curve.
 _WIDTH = 24
+#: At most so many of the measurements' notes are told, those of the most candidates first.
+_SAID = 5
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ def _notes(table: LatencyTable) -> list[tuple[str, str]]:
                 f"{timed} with kernel times, {sum(len(o.samples_ms) for o in mine)} rounds",
             )
         )
+    said = Counter(note for o in table.observations for note in o.notes)
+    for note, times in said.most_common(_SAID):
+        notes.append((f"note of {times} candidate{'s' * (times > 1)}", note))
+    if len(said) > _SAID:
+        notes.append(("further notes", f"{len(said) - _SAID}, beside the candidates in the file"))
     if table.borrowed:
         networks = len({b.layout.fingerprint for b in table.borrowed})
         text = f"{len(table.borrowed)} runs of {networks} other networks' tables"

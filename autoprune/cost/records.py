@@ -34,6 +34,8 @@ class Observation:
         origin: "build" (fitted), "check" (held out, then fitted too) or "verified" (a search's).
         energy_ratio: energy over the reference's, measured beside it, or None.
         energy_std: standard deviation of that ratio, or None.
+        notes: what is to be known of the figures: rounds that were left out since the device was
+            throttled, nodes that ran elsewhere, why there is no energy.
     """
 
     network: str
@@ -47,6 +49,7 @@ class Observation:
     origin: str = field(default="build")
     energy_ratio: float | None = None
     energy_std: float | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, layout: Layout, kept: Ints, measurement: Measurement, origin: str) -> Observation:
@@ -66,6 +69,7 @@ class Observation:
             measurement.energy_mj,
             origin,
             *energy_ratio_of(measurement),
+            measurement.notes,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +86,7 @@ class Observation:
             "energy_mj": self.energy_mj,
             "energy_ratio": self.energy_ratio,
             "energy_std": self.energy_std,
+            "notes": list(self.notes),
         }
         return {
             k: v for k, v in data.items() if v is not None and not (isinstance(v, list) and not v)
@@ -102,6 +107,7 @@ class Observation:
             str(data["origin"]),
             _number(data.get("energy_ratio")),
             _number(data.get("energy_std")),
+            tuple(str(note) for note in data.get("notes", ())),
         )
 
 

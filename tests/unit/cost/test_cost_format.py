@@ -12,6 +12,7 @@ from cost_devices import DEVICE, FakeDevice, chain
 from autoprune.core import DeviceSpec, KernelGraph, Measurement
 from autoprune.core.errors import ConfigError, TableError, TableFormatError, TableMismatchError
 from autoprune.cost.build import build_table
+from autoprune.cost.describe import describe
 from autoprune.cost.format import read_device
 from autoprune.cost.locate import find_table, nearest_mismatch, table_name, tables
 from autoprune.cost.table import LatencyTable
@@ -60,6 +61,27 @@ def test_what_is_saved_is_read_back(graph: KernelGraph, path: Path) -> None:
     np.testing.assert_array_equal(ours.mean["latency_ms"], theirs.mean["latency_ms"])
     np.testing.assert_array_equal(ours.std["latency_ms"], theirs.std["latency_ms"])
     np.testing.assert_array_equal(ours.source["latency_ms"], theirs.source["latency_ms"])
+
+
+def test_a_throttled_device_is_told_with_what_was_measured_on_it(
+    graph: KernelGraph, path: Path
+) -> None:
+    table = LatencyTable.load(path)
+    assert not any("note" in name for name, _ in describe(path).notes)
+    note = "2 of 7 rounds are left out, as the device did not hold its speed"
+    two = graph.instantiate(np.stack([graph.units // 2, graph.units // 4]))
+    table.add(two, [Measurement(str(n), ratio=0.4, notes=(note,)) for n in range(2)])
+    table.save(path)
+    assert [o.notes for o in LatencyTable.load(path).observations[-3:]] == [(), (note,), (note,)]
+    assert ("note of 2 candidates", note) in describe(path).notes
+    table.add(
+        graph.instantiate(np.stack([graph.units // 2] * 9)),
+        [Measurement(str(n), ratio=0.4, notes=(f"note {n}",)) for n in range(9)],
+    )
+    table.save(path)
+    told = describe(path).notes
+    assert sum(name.startswith("note of") for name, _ in told) == 5
+    assert ("further notes", "5, beside the candidates in the file") in told
 
 
 def test_the_file_is_text_with_a_header_that_tells(path: Path) -> None:
