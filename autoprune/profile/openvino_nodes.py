@@ -22,7 +22,6 @@ class ProfiledRequest:
             op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()
         }
         self._total_us: dict[str, int] = {}
-        self._read_us: dict[str, int] = {}
         self._runs, self._unread = 1, 0
         request.infer()
 
@@ -30,21 +29,20 @@ class ProfiledRequest:
         """Run it that many times."""
         for _ in range(runs):
             self._request.infer()
-            self._runs += 1
-            self._unread += 1
-            # What OpenVINO tells of a node is its mean over all runs so far; below a microsecond
-            # it tells a node that it told before no longer.
-            for name in self._total_us:
-                self._total_us[name] = 0
-            for each in self._request.profiling_info:
-                if each.status == each.Status.EXECUTED:
-                    mean_us = round(each.real_time.total_seconds() * 1e6)
-                    self._total_us[each.node_name] = self._runs * mean_us
+        self._runs += runs
+        self._unread += runs
 
     def read(self) -> tuple[list[dict[str, Any]], list[list[int]]]:
         """Its nodes, and for each run since it was last read their mean microseconds in those."""
         runs, self._unread = self._unread, 0
-        before, self._read_us = self._read_us, dict(self._total_us)
+        before = self._total_us
+        # What OpenVINO tells of a node is its mean over all runs so far; below a microsecond it
+        # tells a node that it told before no longer.
+        self._total_us = dict.fromkeys(before, 0)
+        for each in self._request.profiling_info:
+            if each.status == each.Status.EXECUTED:
+                mean_us = round(each.real_time.total_seconds() * 1e6)
+                self._total_us[each.node_name] = self._runs * mean_us
         means = [
             max(0, round((total - before.get(name, 0)) / max(runs, 1)))
             for name, total in self._total_us.items()
