@@ -7,9 +7,9 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from autoprune.core.data import cache_folder
 from autoprune.core.errors import MissingDependencyError, ProfilerError
@@ -22,6 +22,8 @@ _FILE_S = 120.0
 ATTEMPTS, PAUSE_S = 3, 2.0
 #: What ssh itself ends with where there is no connection, or no more (ssh(1), EXIT STATUS).
 _NO_CONNECTION = 255
+
+T = TypeVar("T")
 
 
 class Place(Protocol):
@@ -147,15 +149,13 @@ class There:
     def run(self, command: Sequence[str], timeout_s: float) -> tuple[int, str]:
         """As of `Place`; the program is ended there too, begun again if the connection is lost."""
         line = f"timeout -k 5 {timeout_s:g} {shlex.join(command)} 2>&1"
-        for attempt in range(1, ATTEMPTS + 1):
-            status, printed = _run([*self._ssh, line], b"", timeout_s + 30, command[0])
-            if status != _NO_CONNECTION:
-                break
-            if attempt == ATTEMPTS:
-                raise ProfilerError(
-                    f"the connection to {self._host} was lost {ATTEMPTS} times: {printed[-300:]}"
-                )
-            time.sleep(PAUSE_S)
+        status, printed = self._tried(
+            lambda: _run([*self._ssh, line], b"", timeout_s + 30, command[0]), ATTEMPTS
+        )
+        if status == _NO_CONNECTION:
+            raise ProfilerError(
+                f"the connection to {self._host} was lost {ATTEMPTS} times: {printed[-300:]}"
+            )
         if status in (124, 137):
             raise ProfilerError(_too_slow(command[0], timeout_s))
         return status, printed
@@ -171,25 +171,33 @@ class There:
         Raises:
             ProfilerError: it fails.
         """
-        while True:
-            attempts -= 1
-            with Child([*self._ssh, line]) as child:
-                try:
-                    with contextlib.suppress(ChildEnded):
-                        child.write(data, _FILE_S)
-                    printed, status = child.rest(_FILE_S)
-                except ChildError as error:
-                    said = child.said()
-                    raise ProfilerError(f"{self._host}: {said or error}") from error
-                said = child.said()
-            if status == 0:
-                return printed
-            if status != _NO_CONNECTION or attempts <= 0:
-                raise ProfilerError(
-                    f"on {self._host} `{line[:80]}` ended with status {status}: "
-                    f"{said or 'it said nothing'}"
-                )
+        status, (printed, said) = self._tried(lambda: self._once(line, data), attempts)
+        if status:
+            raise ProfilerError(
+                f"on {self._host} `{line[:80]}` ended with status {status}: "
+                f"{said or 'it said nothing'}"
+            )
+        return printed
+
+    def _once(self, line: str, data: bytes) -> tuple[int, tuple[bytes, str]]:
+        """The status of a line of shell, what it printed, and what it said on stderr."""
+        with Child([*self._ssh, line]) as child:
+            try:
+                with contextlib.suppress(ChildEnded):
+                    child.write(data, _FILE_S)
+                printed, status = child.rest(_FILE_S)
+            except ChildError as error:
+                raise ProfilerError(f"{self._host}: {child.said() or error}") from error
+            return status, (printed, child.said())
+
+    def _tried(self, do: Callable[[], tuple[int, T]], attempts: int) -> tuple[int, T]:
+        """A status and what comes with it; tried again where there is no connection."""
+        found = do()
+        while found[0] == _NO_CONNECTION and attempts > 1:
             time.sleep(PAUSE_S)
+            attempts -= 1
+            found = do()
+        return found
 
 
 def _run(command: Sequence[str], data: bytes, timeout_s: float, name: str) -> tuple[int, str]:
