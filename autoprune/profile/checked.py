@@ -19,7 +19,7 @@ from autoprune.profile.overdue import Overdue, limited
 
 #: A call of `measure` that takes longer than this many seconds and ten times its `timeout_s` hangs,
 #: unless the profiler has a `limit_s` of its own.
-HANGS_S = 3600.0
+LIMIT_S = 3600.0
 
 
 def device_of(profiler: Profiler) -> DeviceSpec:
@@ -85,7 +85,7 @@ def limit_of(profiler: Profiler, protocol: MeasuringProtocol) -> float:
     Raises:
         PluginError: the profiler's `limit_s` is no number above 0.
     """
-    limit_s = getattr(profiler, "limit_s", HANGS_S + 10 * protocol.timeout_s)
+    limit_s = getattr(profiler, "limit_s", LIMIT_S + 10 * protocol.timeout_s)
     if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not limit_s > 0:
         raise PluginError(
             f"`limit_s` of the profiler {type(profiler).__name__} must be a number of seconds "

@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import PluginError, ProfilerError
-from autoprune.profile.checked import HANGS_S, limit_of, measure_checked
+from autoprune.profile.checked import LIMIT_S, limit_of, measure_checked
 from autoprune.profile.overdue import Overdue, limited
 from autoprune.profile.power import StatedPower
 from autoprune.testing.fake_profiler import FakeProfiler
@@ -87,10 +87,10 @@ def test_in_another_thread_there_is_no_limit():
 
 def test_a_limit_is_the_profilers_own_or_follows_the_protocol():
     protocol = MeasuringProtocol(timeout_s=7.0)
-    assert limit_of(FakeProfiler(), protocol) == HANGS_S + 70.0
+    assert limit_of(FakeProfiler(), protocol) == LIMIT_S + 70.0
     assert limit_of(Hanging(), protocol) == 0.2
     assert limit_of(StatedPower(Hanging(), 5.0), protocol) == 0.2
-    assert limit_of(StatedPower(FakeProfiler(), 5.0), protocol) == HANGS_S + 70.0
+    assert limit_of(StatedPower(FakeProfiler(), 5.0), protocol) == LIMIT_S + 70.0
     with limited(math.inf):
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     for wrong in (0, -1.0, "1 h", True, math.nan, None):
