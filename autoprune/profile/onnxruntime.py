@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.onnxruntime_kernels import profile_kernels
 from autoprune.profile.onnxruntime_nodes import ProfiledSession
 from autoprune.profile.onnxruntime_sessions import LEVELS, Sessions
+from autoprune.profile.threads import check_threads
 
 #: What networks can be measured in.
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -79,14 +79,7 @@ class OnnxRuntimeProfiler:
         cpu_fallback: bool = True,
         calibration: object = None,
     ) -> None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
-        processors = os.cpu_count() or threads
-        if threads > processors:
-            raise ProfilerError(
-                f"threads must be at most {processors}, the processors there are: more only wait "
-                f"for each other; got {threads}"
-            )
+        check_threads(threads)
         if graph_optimization not in LEVELS:
             raise ProfilerError(
                 f"graph_optimization must be one of {', '.join(LEVELS)}; got {graph_optimization!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from autoprune.profile.measuring import measure_interleaved, timed
 from autoprune.profile.node_times import LocalSource
 from autoprune.profile.openvino_kernels import profile_kernels
 from autoprune.profile.openvino_nodes import ProfiledRequest
+from autoprune.profile.threads import check_threads
 
 #: Precision → OpenVINO's name of it, and the capability that a CPU must have for it.
 PRECISIONS: Mapping[str, tuple[str, str]] = {
@@ -42,13 +42,7 @@ class OpenVinoProfiler:
     """
 
     def __init__(self, threads: int = 1, precision: str = "fp32") -> None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
-        processors = os.cpu_count() or threads
-        if threads > processors:
-            raise ProfilerError(
-                f"threads must be at most {processors}, the processors there are; got {threads}"
-            )
+        check_threads(threads)
         if precision not in PRECISIONS:
             raise ProfilerError(
                 f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}"

@@ -19,6 +19,7 @@ from autoprune.profile.chunks import measure_in_chunks, reference_failed
 from autoprune.profile.conditions import gpu
 from autoprune.profile.cpu import cpu
 from autoprune.profile.measuring import Runner, measure_interleaved, timed
+from autoprune.profile.threads import check_threads
 
 #: How a network is run → the devices that can.
 MODES = {"eager": ("cpu", "cuda"), "compiled": ("cpu", "cuda"), "cuda-graph": ("cuda",)}
@@ -78,13 +79,7 @@ class PyTorchProfiler:
             raise ProfilerError(
                 f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}"
             )
-        processors = os.cpu_count() or 1
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
-        if threads > processors:
-            raise ProfilerError(
-                f"threads must be at most {processors}, the processors there are; got {threads}"
-            )
+        check_threads(threads)
         self._torch = _import()
         self._mode = mode
         self._threads = threads
