@@ -16,8 +16,7 @@ from autoprune.core.device import (
 )
 from autoprune.core.errors import AutopruneError, PluginError, ProfilerError
 from autoprune.core.plugins import known_names, resolve
-from autoprune.profile.closing import close
-from autoprune.profile.conditions import conditions_by
+from autoprune.profile.around import Around
 from autoprune.profile.energy import MeterError, name, window_s
 from autoprune.profile.options import converted
 
@@ -46,7 +45,7 @@ def lengthened(protocol: MeasuringProtocol, count: int, window_s: float) -> Meas
     return replace(protocol, timeout_s=protocol.timeout_s + windows * window_s)
 
 
-class Metered:
+class Metered(Around):
     """A profiler whose networks' energy is read from a meter, in windows of runs in a row.
 
     The profiler must measure by `measure_interleaved` (ours do). Windows come on top of
@@ -79,12 +78,7 @@ class Metered:
             self._window_s = window_s(meter)
         except MeterError as error:
             raise ProfilerError(str(error)) from error
-        self._profiler = profiler
-        #: Whether it measures on another machine, and keeps evaluations away by itself.
-        self.remote = bool(getattr(profiler, "remote", False))
-        self.quiet = bool(getattr(profiler, "quiet", False))
-        if hasattr(profiler, "limit_s"):
-            self.limit_s = profiler.limit_s
+        super().__init__(profiler)
         self._meter = meter
 
     @property
@@ -94,14 +88,6 @@ class Metered:
         covers = getattr(self._meter, "covers", "idle power included")
         said = f"measured, {name(self._meter)}: {covers}"
         return replace(device, details={**device.details, "energy": said})
-
-    def conditions(self) -> dict[str, str]:
-        """The profiler's clocks and temperature at this moment, where they can be read."""
-        return conditions_by(self._profiler)
-
-    def close(self) -> None:
-        """End what the profiler keeps open."""
-        close(self._profiler)
 
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol

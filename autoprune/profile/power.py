@@ -8,11 +8,10 @@ from dataclasses import replace
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol, Profiler
 from autoprune.core.errors import ProfilerError
-from autoprune.profile.closing import close
-from autoprune.profile.conditions import conditions_by
+from autoprune.profile.around import Around
 
 
-class StatedPower:
+class StatedPower(Around):
     """A profiler whose measurements tell energy as a power that was stated, times latency.
 
     That is a model: it is as good as the power is constant. The device's details say so
@@ -31,12 +30,7 @@ class StatedPower:
         number = isinstance(power_w, int | float) and not isinstance(power_w, bool)
         if not (number and math.isfinite(power_w) and power_w > 0):
             raise ProfilerError(f"power_w must be positive and finite, got {power_w!r}")
-        self._profiler = profiler
-        #: Whether it measures on another machine, and keeps evaluations away by itself.
-        self.remote = bool(getattr(profiler, "remote", False))
-        self.quiet = bool(getattr(profiler, "quiet", False))
-        if hasattr(profiler, "limit_s"):
-            self.limit_s = profiler.limit_s
+        super().__init__(profiler)
         self._power_w = power_w
 
     @property
@@ -45,14 +39,6 @@ class StatedPower:
         device = self._profiler.device
         said = f"modelled, {self._power_w:g} W (power_w) times latency"
         return replace(device, details={**device.details, "energy": said})
-
-    def conditions(self) -> dict[str, str]:
-        """The profiler's clocks and temperature at this moment, where they can be read."""
-        return conditions_by(self._profiler)
-
-    def close(self) -> None:
-        """End what the profiler keeps open."""
-        close(self._profiler)
 
     def measure(
         self, artifacts: Sequence[Artifact], protocol: MeasuringProtocol
