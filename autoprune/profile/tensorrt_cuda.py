@@ -1,15 +1,19 @@
-"""The few calls of CUDA that measuring takes, by cuda-python or by PyTorch, whichever is there."""
+"""The few calls of CUDA that measuring takes, by cuda-python or by PyTorch, whichever is there.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.core.errors import MissingDependencyError, ProfilerError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: Runs between two events are waited for together, so that the GPU stays busy.
 IN_FLIGHT = 64
@@ -118,7 +122,9 @@ class RuntimeCuda:
 
     def upload(self, array: npt.NDArray[np.generic]) -> Memory:
         """As of `Cuda`."""
-        whole = np.ascontiguousarray(array)
+        import numpy
+
+        whole = numpy.ascontiguousarray(array)
         memory = self.allocate(whole.nbytes)
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpy", memory.pointer, whole.ctypes.data, whole.nbytes, kind)
@@ -140,7 +146,7 @@ class RuntimeCuda:
         self._check("cudaStreamEndCapture", error)
         launchable = self._call("cudaGraphInstantiate", graph, 0)
         self._call("cudaGraphDestroy", graph)
-        return lambda: self._call("cudaGraphLaunch", launchable, self._stream)
+        return _RuntimeGraph(self._call, launchable, self._stream).launch
 
     def time_ms(self, launch: Callable[[], None], runs: int) -> list[float]:
         """As of `Cuda`."""
@@ -181,6 +187,17 @@ class _RuntimeMemory:
         self._call("cudaFree", self.pointer)
 
 
+class _RuntimeGraph:
+    def __init__(self, call: Callable[..., Any], launchable: Any, stream: Any) -> None:
+        self._call, self._launchable, self._stream = call, launchable, stream
+
+    def launch(self) -> None:
+        self._call("cudaGraphLaunch", self._launchable, self._stream)
+
+    def __del__(self) -> None:
+        self._call("cudaGraphExecDestroy", self._launchable)
+
+
 class TorchCuda:
     """CUDA by PyTorch.
 
@@ -218,7 +235,9 @@ class TorchCuda:
 
     def upload(self, array: npt.NDArray[np.generic]) -> Memory:
         """As of `Cuda`."""
-        raw = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8).copy()
+        import numpy
+
+        raw = numpy.frombuffer(array.tobytes(), numpy.uint8).copy()
         return _TorchMemory(self._torch.from_numpy(raw).to(self._device))
 
     def wait(self) -> None:

@@ -90,6 +90,8 @@ def test_a_graph_is_captured_and_launched_between_events():
     assert runtime.names().count("cudaStreamSynchronize") == 2
     waited = runtime.names().index("cudaStreamSynchronize")
     assert "cudaEventElapsedTime" not in runtime.names()[:waited]
+    del launch
+    assert runtime.calls[-1] == ("cudaGraphExecDestroy", ("launchable",))
 
 
 def test_a_capture_that_fails_is_ended_and_told():
