@@ -6,29 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
+from autoprune.core.data import cache_folder
 from autoprune.core.device import Artifact, DeviceSpec, KernelTime, Measurement, MeasuringProtocol
-from autoprune.core.errors import ProfilerError
 from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.onnx_precision import Converter, converted
-from autoprune.profile.tensorrt_build import (
-    LIBRARIES,
-    BuildSettings,
-    build,
-    combined,
-    has_timing_cache,
-    load_library,
-    strongly_typed,
-)
-from autoprune.profile.tensorrt_cache import TimingCache
-from autoprune.profile.tensorrt_cuda import open_cuda
-from autoprune.profile.tensorrt_layers import OnnxNodes, kernels
-from autoprune.profile.tensorrt_run import EngineRun, Profiled
-
-#: Profiled runs of each network, each beside one of the reference.
-PROFILED_RUNS = 20
+from autoprune.profile.tensorrt_build import BuildSettings
+from autoprune.profile.tensorrt_engines import Engines
+from autoprune.profile.tensorrt_layers import OnnxNodes, kernels, read_layers
+from autoprune.profile.tensorrt_run import EngineRun, times_beside
+from autoprune.profile.tensorrt_sparse import has_sparse_weights
+from autoprune.profile.visits import Visit
 
 #: Engines on the GPU at a time, besides the reference's.
 SESSIONS = 16
@@ -73,30 +61,13 @@ class TensorRTProfiler:
         calibration: object = None,
     ) -> None:
         self._settings = BuildSettings(precision, sparse_weights, optimization_level)
-        if library not in LIBRARIES:
-            raise ProfilerError(f"library must be one of {', '.join(LIBRARIES)}; got {library!r}")
-        self._library = load_library(library)
-        self._cuda = open_cuda(gpu)
-        name, capability, driver = self._cuda.about()
-        version = str(self._library.__version__)
-        typed = strongly_typed(self._library)
-        self._converter = network_converter(precision, typed, calibration)
-        self._cache = TimingCache(f"{name}-sm{capability}", version)
+        self._engines = Engines(library, self._settings, gpu, cache_folder() / "tensorrt")
+        self._converter = network_converter(precision, self._engines.typed, calibration)
         self._device = DeviceSpec(
-            name=name,
-            runtime=library,
-            runtime_version=version,
-            provider="cuda",
+            **self._engines.about,
             precision=precision,
             threads=0,
-            details={
-                **self._converter.details,
-                "gpu": str(gpu),
-                "compute_capability": capability,
-                "cuda": driver,
-                "networks": "strongly typed" if typed else "precision by the builder's flags",
-                "clock": "CUDA events around a CUDA graph",
-            },
+            details={**self._converter.details, **self._engines.details},
             settings=self._settings.told(),
         )
 
@@ -122,9 +93,11 @@ class TensorRTProfiler:
         ready, errors = converted(self._converter, artifacts)
         runs: dict[str, EngineRun] = {}
 
-        def load(artifact: Artifact) -> EngineRun:
-            run = runs[artifact.key] = self._engine(artifact)
-            return run
+        def load(artifact: Artifact) -> _Visited:
+            sparse = self._settings.sparse_weights and has_sparse_weights(artifact.onnx)
+            run = self._engines.make(artifact.onnx, artifact.inputs, sparse=sparse)
+            runs[artifact.key] = run
+            return _Visited(run)
 
         measured = load_and_measure("TensorRT", load, ready, protocol, errors)
         for index, (artifact, found) in enumerate(zip(ready, measured, strict=True)):
@@ -145,16 +118,15 @@ class TensorRTProfiler:
             measured[index] = found
         return measured
 
-    def _engine(self, artifact: Artifact) -> EngineRun:
-        plan = build(
-            self._library,
-            artifact.onnx,
-            artifact.inputs,
-            self._settings,
-            cache=self._cache.load() if has_timing_cache(self._library) else b"",
-        )
-        self._cache.store(plan.cache, lambda old, new: combined(self._library, old, new))
-        return EngineRun(self._library, self._cuda, plan.data, artifact.inputs)
+
+class _Visited:
+    """A `Visitor` of an engine: the fastest of its runs in a row counts."""
+
+    def __init__(self, run: EngineRun) -> None:
+        self._run = run
+
+    def visit(self, runs: int) -> Visit:
+        return Visit(min(self._run.times_ms(runs)))
 
 
 def network_converter(precision: str, typed: bool, calibration: object = None) -> Converter:
@@ -176,14 +148,6 @@ def _profile(
     reference: EngineRun, own: EngineRun, artifact: Artifact, reference_ms: float
 ) -> tuple[KernelTime, ...]:
     """A network's layers, each with its share of the reference's time beside it."""
-    beside: Profiled = reference.profiled()
-    profiled = beside if own is reference else own.profiled()
-    both = [beside] if own is reference else [beside, profiled]
-    for each in both:
-        each.once(counted=False)
-    for _ in range(PROFILED_RUNS):
-        for each in both:
-            each.once()
-    times = [each.take() for each in both]
-    total = float(np.sum(list(times[0].values())))
-    return kernels(times[-1], own.layers(), OnnxNodes(artifact.onnx), reference_ms / total)
+    total, times = times_beside(reference, own)
+    layers = read_layers(own.layers())
+    return kernels(times, layers, OnnxNodes(artifact.onnx), reference_ms / total)

@@ -2,6 +2,8 @@
 
 One code for TensorRT 10.x, 11.x and TensorRT for RTX. They differ in how precision is told: by
 flags of the builder (10.x), or by the types in the network itself (strongly typed: 11.x, RTX).
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile.tensorrt_sparse import has_sparse_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: Our name of a precision → flags of a builder whose networks are not strongly typed. What is not
 #: quantised is in 16 bits; "fp32" is without the 19 bits (TF32) that are TensorRT's default.
@@ -33,7 +35,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 #: How each library is installed.
 LIBRARIES: Mapping[str, str] = {
     "tensorrt": "pip install tensorrt (on a Jetson it comes with JetPack)",
-    "tensorrt_rtx": "pip install 'autoprune[tensorrt-rtx]'",
+    "tensorrt_rtx": "pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
 }
 
 #: More messages of the library than these say nothing new in an error.
@@ -99,10 +101,6 @@ class BuildSettings:
                 f"optimization_level must be between 0 and 5, got {self.optimization_level}"
             )
 
-    def sparse(self, onnx: bytes) -> bool:
-        """Whether a network's builder is told to look for sparse weights."""
-        return self.sparse_weights and has_sparse_weights(onnx)
-
     def told(self) -> dict[str, str]:
         """What the device's settings tell of them: where they are not TensorRT's default."""
         told = {"sparse_weights": "true"} if self.sparse_weights else {}
@@ -132,6 +130,7 @@ def build(
     inputs: Mapping[str, npt.NDArray[np.generic]],
     settings: BuildSettings,
     *,
+    sparse: bool = False,
     cache: bytes = b"",
     capability: str = "",
 ) -> Plan:
@@ -142,6 +141,7 @@ def build(
         onnx: the serialised model, in its precision's types where networks are strongly typed.
         inputs: example inputs; dimensions that vary are built for their sizes.
         settings: of the builder.
+        sparse: whether the network has 2:4 sparse weights, for `settings.sparse_weights`.
         cache: of earlier builds on this device; one that does not fit is left alone.
         capability: "SM89": of a GPU to build for that is not here (TensorRT for RTX alone).
 
@@ -165,7 +165,7 @@ def build(
             config.set_flag(getattr(library.BuilderFlag, name))
     if settings.precision == "fp32":
         config.clear_flag(library.BuilderFlag.TF32)
-    if settings.sparse(onnx):
+    if settings.sparse_weights and sparse:
         config.set_flag(library.BuilderFlag.SPARSE_WEIGHTS)
     if capability:
         config.num_compute_capabilities = 1
@@ -199,7 +199,7 @@ def _shapes(
         array = inputs[tensor.name]
         shape = tuple(tensor.shape)
         fits = len(shape) == array.ndim and all(
-            want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
+            shape[axis] in (-1, size) for axis, size in enumerate(array.shape)
         )
         if not fits:
             raise ProfilerError(

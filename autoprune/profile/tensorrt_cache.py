@@ -1,4 +1,7 @@
-"""TensorRT's timing cache on disk, one file for each device."""
+"""TensorRT's timing cache on disk, one file for each device.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from autoprune.core.data import cache_folder
 from autoprune.core.errors import ProfilerError
 from autoprune.core.files import write_atomically
 
@@ -27,9 +29,8 @@ class TimingCache:
         folder: where the file lies.
     """
 
-    def __init__(self, device: str, version: str, folder: Path | None = None) -> None:
-        plain = re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-").lower() or "unknown"
-        self.path = (folder or cache_folder() / "tensorrt") / f"{plain}-{version}.cache"
+    def __init__(self, device: str, version: str, folder: Path) -> None:
+        self.path = folder / file_name(device, version)
         self._data = b""
         self._told = False
 
@@ -70,6 +71,12 @@ class TimingCache:
             _LOG.warning(
                 "TensorRT's timing cache %s %s; engines take longer to build", self.path, what
             )
+
+
+def file_name(device: str, version: str) -> str:
+    """What the timing cache of a device and a version of TensorRT is called."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-").lower() or "unknown"
+    return f"{plain}-{version}.cache"
 
 
 def _digest(data: bytes) -> str:

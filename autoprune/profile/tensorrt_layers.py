@@ -149,13 +149,3 @@ def kernels(
         info = known.get(name) or known.get(plain) or LayerInfo(plain)
         found.append(nodes.kernel(info, name, time * scale))
     return tuple(found)
-
-
-def by_occurrence(reported: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Times in order, a name that comes again told apart by "#2", "#3", ..."""
-    times: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for name, time in reported:
-        counts[name] = counts.get(name, 0) + 1
-        times[name if counts[name] == 1 else f"{name}#{counts[name]}"] = float(time)
-    return times

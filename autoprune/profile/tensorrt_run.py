@@ -1,25 +1,32 @@
-"""Runs TensorRT engines on a GPU: as CUDA graphs for the whole, by layer for the kernels."""
+"""Runs TensorRT engines on a GPU: as CUDA graphs for the whole, by layer for the kernels.
+
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.tensorrt_build import logger
 from autoprune.profile.tensorrt_cuda import Cuda
-from autoprune.profile.tensorrt_layers import LayerInfo, by_occurrence, read_layers
-from autoprune.profile.visits import Visit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+#: Profiled runs of each network, each beside one of the reference.
+PROFILED_RUNS = 20
 
 #: Runs of a network before it is captured as a graph: TensorRT sets things up in the first.
 _FIRST_RUNS = 2
 
 
 class EngineRun:
-    """An engine with its inputs on the GPU; a `Visitor`.
+    """An engine with its inputs on the GPU.
 
     Args:
         library: TensorRT, as `load_library` gives it.
@@ -61,17 +68,15 @@ class EngineRun:
             self.note = f"run without a CUDA graph: {error}"
             self._launch = lambda: self._enqueue(self._context)
 
-    def visit(self, runs: int) -> Visit:
-        """Run that many times in a row; the fastest counts."""
-        return Visit(min(self._cuda.time_ms(self._launch, runs)))
+    def times_ms(self, runs: int) -> list[float]:
+        """Run that many times in a row: milliseconds of each."""
+        return self._cuda.time_ms(self._launch, runs)
 
-    def layers(self) -> list[LayerInfo]:
-        """What the engine's inspector tells of its layers, in the shapes that are run."""
+    def layers(self) -> str:
+        """What the engine's inspector tells of its layers in JSON, in the shapes that are run."""
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context
-        return read_layers(
-            inspector.get_engine_information(self._library.LayerInformationFormat.JSON)
-        )
+        return str(inspector.get_engine_information(self._library.LayerInformationFormat.JSON))
 
     def profiled(self) -> Profiled:
         """The same engine with each layer timed, in a context of its own."""
@@ -91,6 +96,8 @@ class EngineRun:
 
     def _bound_context(self) -> Any:
         """A context with shapes and addresses set."""
+        import numpy
+
         engine, context = self._engine, self._engine.create_execution_context()
         if context is None:
             raise ProfilerError(f"TensorRT can't set up a run: {self._log.errors()}")
@@ -99,7 +106,7 @@ class EngineRun:
         inputs = [n for n in names if engine.get_tensor_mode(n) == mode.INPUT]
         for name in inputs:
             array = self._inputs[name]
-            wanted = np.dtype(self._library.nptype(engine.get_tensor_dtype(name)))
+            wanted = numpy.dtype(self._library.nptype(engine.get_tensor_dtype(name)))
             if array.dtype != wanted:
                 raise ProfilerError(f"input {name!r} must be of type {wanted}, got {array.dtype}")
             if not context.set_input_shape(name, array.shape):
@@ -116,19 +123,20 @@ class EngineRun:
                         f"output {name!r} must have a shape that does not depend on data, "
                         f"got {shape}"
                     )
-                size = int(np.prod(shape, dtype=np.int64))
                 width = float(engine.get_tensor_dtype(name).itemsize)  # below 1 for 4 bits
-                self._bind(context, name, int(np.ceil(size * width)))
+                self._bind(context, name, math.ceil(math.prod(shape) * width))
         return context
 
     def _bind(self, context: Any, name: str, content: npt.NDArray[np.generic] | int) -> None:
         """Give a tensor memory: a copy of an array, or so many bytes."""
         on_host = self._engine.get_tensor_location(name) == self._library.TensorLocation.HOST
         if on_host:  # tensors that shapes are computed from
+            import numpy
+
             size = content if isinstance(content, int) else content.nbytes
-            memory = np.zeros(max(1, size), np.uint8)
+            memory = numpy.zeros(max(1, size), numpy.uint8)
             if not isinstance(content, int):
-                memory = np.ascontiguousarray(content).copy().reshape(-1).view(np.uint8)
+                memory = numpy.ascontiguousarray(content).copy().reshape(-1).view(numpy.uint8)
             self._kept.append(memory)
             pointer = memory.ctypes.data
         else:
@@ -167,7 +175,44 @@ class Profiled:
         """Milliseconds of each layer: the median over the runs since the last call."""
         runs, self._runs = self._runs, []
         names = dict.fromkeys(name for run in runs for name in run)
-        return {name: float(np.median([run.get(name, 0.0) for run in runs])) for name in names}
+        return {name: median(run.get(name, 0.0) for run in runs) for name in names}
+
+
+def times_beside(reference: EngineRun, own: EngineRun) -> tuple[float, dict[str, float]]:
+    """Milliseconds of an engine's layers, taken in turn with the reference's.
+
+    Args:
+        reference: is run beside it, so that a drift of the device cancels.
+        own: may be the reference itself.
+
+    Returns:
+        What the reference's layers take together, and the time of each of the engine's own.
+
+    Raises:
+        ProfilerError: they can't be run, or the reference's layers take no time.
+    """
+    beside = reference.profiled()
+    both = [beside] if own is reference else [beside, own.profiled()]
+    for each in both:
+        each.once(counted=False)
+    for _ in range(PROFILED_RUNS):
+        for each in both:
+            each.once()
+    times = [each.take() for each in both]
+    total = sum(times[0].values())
+    if not total > 0:
+        raise ProfilerError("the layers of the reference must take some time")
+    return total, times[-1]
+
+
+def by_occurrence(reported: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Times in order, a name that comes again told apart by "#2", "#3", ..."""
+    times: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, time in reported:
+        counts[name] = counts.get(name, 0) + 1
+        times[name if counts[name] == 1 else f"{name}#{counts[name]}"] = float(time)
+    return times
 
 
 def _layer_times(library: Any) -> Any:

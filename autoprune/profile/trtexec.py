@@ -19,8 +19,9 @@ from autoprune.profile.loading import load_and_measure
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.tensorrt import network_converter
 from autoprune.profile.tensorrt_build import BuildSettings
-from autoprune.profile.tensorrt_cache import TimingCache
+from autoprune.profile.tensorrt_cache import file_name
 from autoprune.profile.tensorrt_layers import OnnxNodes, kernels, read_layers
+from autoprune.profile.tensorrt_sparse import has_sparse_weights
 from autoprune.profile.trtexec_place import Here, Place, There
 from autoprune.profile.visits import Visit
 
@@ -147,7 +148,7 @@ class TrtexecProfiler:
     @cached_property
     def _cache_path(self) -> str:
         version = ".".join(map(str, self._version))
-        return self._place.cache(TimingCache(self.device.name, f"trtexec-{version}").path.name)
+        return self._place.cache(file_name(self.device.name, f"trtexec-{version}"))
 
     def _call(self, options: Sequence[str]) -> str:
         """Run the program; what it printed.
@@ -195,6 +196,7 @@ class _Engine:
             *self._shapes,
         ]
         settings = profiler._settings
+        sparse = settings.sparse_weights and has_sparse_weights(artifact.onnx)
         profiler._call(
             [
                 f"--onnx={model}",
@@ -204,7 +206,7 @@ class _Engine:
                 f"--timingCacheFile={profiler._cache_path}",
                 f"--builderOptimizationLevel={settings.optimization_level}",
                 f"--device={profiler._gpu}",
-                *(["--sparsity=enable"] if settings.sparse(artifact.onnx) else []),
+                *(["--sparsity=enable"] if sparse else []),
                 *files.precision_options(settings.precision, profiler._version[0]),
                 *self._shapes,
             ]

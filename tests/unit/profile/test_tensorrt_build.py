@@ -15,6 +15,7 @@ from autoprune.core.errors import ProfilerError
 from autoprune.profile.tensorrt import network_converter
 from autoprune.profile.tensorrt_build import BuildSettings, build, load_library, strongly_typed
 from autoprune.profile.tensorrt_layers import LayerInfo, OnnxNodes, kernels
+from autoprune.profile.tensorrt_sparse import has_sparse_weights
 from autoprune.testing.profilers import conv_artifact
 
 
@@ -101,7 +102,9 @@ def test_sparse_weights_are_looked_for_where_there_are_some(rtx, monkeypatch, pr
     settings = BuildSettings(precision, sparse_weights=True)
     for network in (artifact, sparse):
         ready = typed(network, precision)
-        assert build(rtx, ready.onnx, ready.inputs, settings, capability="SM89").data
+        found = has_sparse_weights(ready.onnx)
+        given = {"sparse": found, "capability": "SM89"}
+        assert build(rtx, ready.onnx, ready.inputs, settings, **given).data
     assert flags == [False, True]
 
 

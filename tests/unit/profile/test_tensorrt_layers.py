@@ -12,10 +12,10 @@ from autoprune.profile.onnx_layers import stamp
 from autoprune.profile.tensorrt_layers import (
     LayerInfo,
     OnnxNodes,
-    by_occurrence,
     kernels,
     read_layers,
 )
+from autoprune.profile.tensorrt_run import by_occurrence
 from autoprune.profile.tensorrt_sparse import has_sparse_weights, is_sparse
 from autoprune.testing.profilers import conv_artifact
 

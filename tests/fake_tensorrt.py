@@ -8,6 +8,7 @@ import enum
 import json
 import math
 import types
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -222,7 +223,7 @@ class Inspector:
 
 
 class Context:
-    #: Contexts that were run since the list was cleared, for the fake CUDA.
+    #: Contexts that were run since the list was cleared, for `fake_cuda`.
     ran: list = []  # noqa: RUF012
 
     def __init__(self, plan):
@@ -316,44 +317,19 @@ def library(version="10.13.0", name="tensorrt"):
     return module
 
 
-class FakeCuda:
-    """A GPU on which time passes as engines say, with a little noise."""
+def install(folder, version="10.13.0", name="tensorrt"):
+    """Modules for another process: this TensorRT, and `fake_cuda` as CUDA's bindings.
 
-    stream = 7
-
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
-        self.captured = 0
-        self.refuse = ""
-
-    def about(self):
-        return "NVIDIA Formula", "9.0", "13.0"
-
-    def allocate(self, size):
-        return types.SimpleNamespace(pointer=1000 + size)
-
-    def upload(self, array):
-        return types.SimpleNamespace(pointer=2000 + array.nbytes)
-
-    def wait(self):
-        pass
-
-    def capture(self, enqueue):
-        from autoprune.core.errors import ProfilerError
-
-        if self.refuse:
-            raise ProfilerError(self.refuse)
-        self.captured += 1
-        Context.ran.clear()
-        enqueue()
-        (context,) = Context.ran
-        return lambda: Context.ran.append(context)
-
-    def time_ms(self, launch, runs):
-        times = []
-        for _ in range(runs):
-            Context.ran.clear()
-            launch()
-            exact = sum(sum(c.plan["times"]) for c in Context.ran)
-            times.append(exact * (1 + 0.002 * abs(self.rng.standard_normal())))
-        return times
+    Returns:
+        What its PYTHONPATH must be.
+    """
+    (folder / "cuda" / "bindings").mkdir(parents=True)
+    (folder / f"{name}.py").write_text(
+        f"from fake_tensorrt import library\n\nmade = vars(library({version!r}, {name!r}))\n"
+        "globals().update({n: v for n, v in made.items() if v is not None})\n"
+    )
+    (folder / "cuda" / "bindings" / "runtime.py").write_text(
+        "from fake_cuda import Runtime\n\n_runtime = Runtime()\n\n\n"
+        "def __getattr__(name):\n    return getattr(_runtime, name)\n"
+    )
+    return f"{folder}:{Path(__file__).parent}"
