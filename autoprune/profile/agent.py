@@ -18,19 +18,19 @@ import os
 import platform
 import signal
 import sys
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from autoprune.core.errors import AutopruneError, ProfilerError
-from autoprune.profile.agent_runtimes import Runtime, make
+from autoprune.profile.agent_running import Profiled, Running, Runtime
+from autoprune.profile.agent_runtimes import make
 from autoprune.profile.conditions import conditions_of
 from autoprune.profile.energy import MeterError, Windows, window_s
 from autoprune.profile.energy_counters import METERS
 
 #: Of requests and replies; the other side refuses another.
-VERSION = 3
+VERSION = 4
 
 #: An agent that is asked nothing for so long ends, though the other side's machine may be gone
 #: without a word.
@@ -123,9 +123,8 @@ class Agent:
 
     def __init__(self, source: BinaryIO) -> None:
         self.source = source
-        self.networks: dict[int, Callable[[], Any]] = {}
-        self.profiled: dict[int, Any] = {}
-        self.gpu = "0"
+        self.networks: dict[int, Running] = {}
+        self.profiled: dict[int, Profiled] = {}
         self.runtime: Runtime
         self.windows: Windows
         self.store: Store
@@ -133,7 +132,6 @@ class Agent:
     def start(
         self,
         runtime: str,
-        threads: int,
         options: Mapping[str, Any],
         meter: str,
         meter_options: Mapping[str, Any],
@@ -141,12 +139,7 @@ class Agent:
         limit: int,
     ) -> dict[str, Any]:
         """Say what runtime to use, what meter, and where to keep files; tells the device."""
-        if threads > (os.cpu_count() or threads):
-            raise ProfilerError(
-                f"threads must be at most {os.cpu_count()}, the processors there are; got {threads}"
-            )
-        self.runtime = make(runtime, threads, options)
-        self.gpu = options.get("options", {}).get("device_id", self.gpu)
+        self.runtime = make(runtime, options)
         told: dict[str, Any] = {}
         if meter:
             counter = METERS[meter](**meter_options)
@@ -157,13 +150,12 @@ class Agent:
         except OSError as error:
             raise ProfilerError(f"folder {folder} can't be made there: {error.strerror}") from error
         return {
-            "about": {**self.runtime.about, "threads": threads},
+            "about": self.runtime.about,
             "details": {
                 **self.runtime.details,
                 "system": f"{platform.system()} {platform.machine()}",
                 "host": platform.node(),
                 "python": platform.python_version(),
-                "clock": "thread CPU time" if self.cpu_time() else "wall",
             },
             "meter": told,
         }
@@ -172,12 +164,7 @@ class Agent:
         """Clocks and temperature at this moment, where they can be read."""
         about = self.runtime.about
         named = (about["name"], about["runtime"], about["provider"])
-        return {"conditions": conditions_of(*named, self.gpu)}
-
-    def cpu_time(self) -> bool:
-        """Whether the calling thread's CPU time counts, as in `OnnxRuntimeProfiler`."""
-        fine = time.get_clock_info("thread_time").resolution <= 1e-6
-        return bool(fine and self.runtime.calling_thread_only)
+        return {"conditions": conditions_of(*named, self.runtime.gpu)}
 
     def clear(self) -> dict[str, Any]:
         """Forget the networks that are loaded, and make their files free to be removed."""
@@ -200,7 +187,8 @@ class Agent:
     ) -> dict[str, Any]:
         """Load a network to be timed or profiled; or tell which files are missing.
 
-        Of the reference, which is number 0, it tells which nodes run elsewhere too.
+        It tells what is to be known of the network's figures; of the reference, which is number
+        0, which nodes run elsewhere too.
         """
         missing = [d for d in [model, *[i["sha256"] for i in inputs]] if not self.store.has(d)]
         if missing:
@@ -217,36 +205,25 @@ class Agent:
             self.profiled[number] = profiled
             return {"graph": packed(getattr(profiled, "graph", b""))}
         elsewhere = self.runtime.elsewhere(self.store.path(model), arrays) if not number else ""
-        run = self.runtime.load(self.store.path(model), arrays)
-        run()
-        self.networks[number] = run
-        return {"elsewhere": elsewhere}
+        network = self.runtime.load(self.store.path(model), arrays)
+        self.networks[number] = network
+        return {"elsewhere": elsewhere, "note": network.note}
 
     def run(self, number: int, runs: int, energy: bool) -> dict[str, Any]:
         """Run a network that many times in a row, and tell each time; then a window of energy."""
-        run = self.networks[number]
-        clock = time.thread_time_ns if self.cpu_time() else time.perf_counter_ns
-        times = []
+        network = self.networks[number]
         gc.disable()
         try:
-            for _ in range(runs):
-                start = clock()
-                run()
-                times.append((clock() - start) / 1e6)
+            times = network.times_ms(runs)
         finally:
             gc.enable()
-        return {"latencies_ms": times, **(self.metered(run) if energy else {})}
+        return {"latencies_ms": times, **(self.metered(network) if energy else {})}
 
-    def metered(self, run: Callable[[], Any]) -> dict[str, Any]:
+    def metered(self, network: Running) -> dict[str, Any]:
         """The energy of one run, or why there is none; a meter that fails is read once more."""
-
-        def several(runs: int) -> None:
-            for _ in range(runs):
-                run()
-
         for _ in range(2):
             try:
-                return {"energy_mj": self.windows.per_run(several)}
+                return {"energy_mj": self.windows.per_run(network.run)}
             except MeterError as error:
                 why = str(error)
         return {"no_energy": why}
@@ -263,6 +240,11 @@ class Agent:
         nodes, times = self.profiled[number].read()
         table = numpy.array(times, dtype="<u4").reshape(len(times), len(nodes))
         return {"nodes": nodes, "runs": len(times), "times_us": packed(table.tobytes())}
+
+    def kernels(self, number: int) -> dict[str, Any]:
+        """A loaded network's kernels, profiled beside the reference, which is number 0."""
+        kernels, reference_ms = self.runtime.kernels(self.networks[0], self.networks[number])
+        return {"kernels": kernels, "reference_ms": reference_ms}
 
 
 def packed(data: bytes) -> str:
@@ -285,6 +267,7 @@ def serve() -> None:
         "run": agent.run,
         "profile": agent.profile,
         "nodes": agent.nodes,
+        "kernels": agent.kernels,
     }
 
     def reply(data: Mapping[str, Any]) -> None:

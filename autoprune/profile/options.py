@@ -76,8 +76,8 @@ def converted(
         raise ProfilerError(
             f"{what} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}{hint}"
         )
-    return {
-        option: convert(what, option, value, hints.get(option, str))
+    return {  # what goes on under **, its factory converts
+        option: convert(what, option, value, hints.get(option, str)) if option in named else value
         for option, value in options.items()
     }
 

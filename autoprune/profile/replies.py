@@ -7,12 +7,12 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from autoprune.core.device import DeviceSpec
+from autoprune.core.device import DeviceSpec, KernelTime
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.measuring import Visit
 from autoprune.profile.node_times import NodeTimes
@@ -88,6 +88,79 @@ def node_times(data: Mapping[str, Any], runs: int, who: str) -> NodeTimes:
     return NodeTimes(nodes, table)
 
 
+@dataclass(frozen=True)
+class Told:
+    """A kernel as the agent tells it, its milliseconds as they were profiled.
+
+    Attributes:
+        kernel: the kernel.
+        about: what else the agent's runtime tells of it.
+    """
+
+    kernel: KernelTime
+    about: str = ""
+
+
+def kernels(data: Mapping[str, Any], who: str, *, reference: bool) -> tuple[list[Told], float]:
+    """The kernels of a network that was profiled beside the reference: `kernels`, `reference_ms`.
+
+    Args:
+        data: the reply.
+        who: replied, for messages.
+        reference: whether it is the reference itself, whose kernels add up to `reference_ms`.
+
+    Returns:
+        Each kernel with the milliseconds that were told, and those of all of the reference's.
+
+    Raises:
+        ProfilerError: something of it is missing, of another type, or no time that can be.
+    """
+    told, whole_ms = data.get("kernels"), data.get("reference_ms")
+    if not isinstance(told, list) or not told or not all(map(_is_node, told)):
+        raise ProfilerError(
+            f"{who} must tell kernels, each with a name, an op and shapes of whole numbers; "
+            f"got {_short(repr(told).encode())}"
+        )
+    names = [each["name"] for each in told]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ProfilerError(f"kernels of {who} must have names of their own; {twice!r} comes twice")
+    if not _is_time(whole_ms) or not whole_ms:
+        raise ProfilerError(
+            f"reference_ms of {who} must be a positive, finite number; got {whole_ms!r}"
+        )
+    for each in told:
+        if not _is_time(each.get("ms")):
+            raise ProfilerError(
+                f"ms of the kernel {each['name']!r} of {who} must be a finite number of at least "
+                f"0; got {each.get('ms')!r}"
+            )
+        if not isinstance(each.get("about", ""), str):
+            raise ProfilerError(
+                f"about of the kernel {each['name']!r} of {who} must be text; got {each['about']!r}"
+            )
+    total = math.fsum(each["ms"] for each in told)
+    if reference and not math.isclose(total, whole_ms, rel_tol=1e-6):
+        raise ProfilerError(
+            f"kernels of {who} must add up to reference_ms, {whole_ms:g}, of the reference itself; "
+            f"got {total:g}"
+        )
+    return [
+        Told(
+            KernelTime(
+                name=each["name"],
+                layers=tuple(each.get("layers", ())),
+                op=each["op"],
+                latency_ms=float(each["ms"]),
+                input_shapes=tuple(map(tuple, each.get("input_shapes", ()))),
+                output_shapes=tuple(map(tuple, each.get("output_shapes", ()))),
+            ),
+            each.get("about", ""),
+        )
+        for each in told
+    ], float(whole_ms)
+
+
 def unpacked(data: Mapping[str, Any], name: str, most: int, who: str) -> bytes:
     """Bytes that were sent compressed, in base64.
 
@@ -108,6 +181,13 @@ def unpacked(data: Mapping[str, Any], name: str, most: int, who: str) -> bytes:
     if len(found) > most or not unpacker.eof:
         raise ProfilerError(f"{name} of {who} must be whole, and at most {most} bytes")
     return found
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0
 
 
 def _is_node(node: object) -> bool:

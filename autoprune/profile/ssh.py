@@ -6,7 +6,6 @@ import math
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -17,13 +16,12 @@ from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.energy_counters import METERS
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.metered import lengthened
-from autoprune.profile.onnx_precision import Converter, converted
-from autoprune.profile.options import converted as converted_options
+from autoprune.profile.options import converted
 from autoprune.profile.ssh_connection import Connection
 from autoprune.profile.ssh_device import RemoteDevice
 from autoprune.profile.ssh_link import Link, Visited
 from autoprune.profile.ssh_network import RemoteNetwork
-from autoprune.profile.ssh_options import RemoteRuntime
+from autoprune.profile.ssh_options import remote_runtime
 from autoprune.profile.ssh_session import Session
 
 #: Where the agent keeps networks and inputs on the device.
@@ -50,14 +48,8 @@ class SshProfiler:
     Args:
         address: ssh://user@host:port; user and port may be left out, and host may be a name from
             ssh's configuration.
-        runtime: "onnxruntime-cpu", "onnxruntime-" and another execution provider, "openvino-cpu".
-        threads: of the runtime, at least 1.
-        precision: "fp32", "fp16" or "int8" with onnxruntime: networks are converted here, as by
-            `OnnxRuntimeProfiler`, and sent so; "fp32", "bf16" or "fp16" with OpenVINO.
-        graph_optimization: of onnxruntime: "all", "extended", "basic" or "disabled".
-        provider_options: of onnxruntime's provider: a mapping, or "name:value,name:value".
-        cpu_fallback: whether nodes that the provider can't run may run on the CPU; they are told
-            in the measurements' notes. Without it such a network is an error.
+        runtime: a name of `ssh_options.RUNTIMES`, such as "onnxruntime-cpu"; its options are
+            given by `options`.
         calibration: for int8 alone: batches of inputs, or an .npz file with an array for each
             input; by default the example inputs, which do for latency.
         meter: reads the device's energy there: "jetson", "nvml" or "rapl".
@@ -68,6 +60,8 @@ class SshProfiler:
         reconnect_s: for how long a lost device is waited for, as one that reboots.
         sessions: networks that are loaded there at a time, besides the reference.
         cache_mb: megabytes of networks that are kept there.
+        options: of the runtime, `threads`, `precision` and more: those that the profiler of that
+            name on this machine takes. Networks are converted here, and sent so.
 
     Raises:
         MissingDependencyError: there is no ssh.
@@ -87,11 +81,6 @@ class SshProfiler:
         self,
         address: str = "",
         runtime: str = "onnxruntime-cpu",
-        threads: int = 1,
-        precision: str = "fp32",
-        graph_optimization: str = "all",
-        provider_options: Mapping[str, Any] | str = "",
-        cpu_fallback: bool = True,
         calibration: object = None,
         meter: str = "",
         meter_options: Mapping[str, Any] | None = None,
@@ -101,6 +90,7 @@ class SshProfiler:
         reconnect_s: float = 60.0,
         sessions: int = 16,
         cache_mb: int = 1024,
+        **options: Any,
     ) -> None:
         program = shlex.split(ssh)
         if not program or shutil.which(program[0]) is None:
@@ -114,7 +104,6 @@ class SshProfiler:
                 "ssh://user@host?runtime=onnxruntime-cpu&threads=1"
             )
         for name, value, least in (
-            ("threads", threads, 1),
             ("sessions", sessions, 1),
             ("cache_mb", cache_mb, 1),
         ):
@@ -136,20 +125,12 @@ class SshProfiler:
                 f"machine; got {meter!r}"
             )
         self._meter = meter
-        counter = (
-            converted_options(f"meter {meter!r}", METERS[meter], meter_options or {})
-            if meter
-            else {}
-        )
-        self._runtime = RemoteRuntime(
-            runtime, precision, graph_optimization, provider_options, cpu_fallback
-        )
-        self._converter = Converter(
-            self._runtime.converts, calibration=calibration, quantizer="onnxruntime"
-        )
+        counter = converted(f"meter {meter!r}", METERS[meter], meter_options or {}) if meter else {}
+        if calibration is not None:
+            options["calibration"] = calibration
+        self._runtime = remote_runtime(runtime, options)
         start = {
-            "runtime": runtime,
-            "threads": threads,
+            "runtime": self._runtime.runtime,
             "options": self._runtime.options,
             "meter": meter,
             "meter_options": counter,
@@ -162,7 +143,7 @@ class SshProfiler:
             shlex.join([*program, "-oBatchMode=yes", *port, target, "true"]),
             reconnect_s,
             partial(Session, command, python, timeout_s, start),
-            RemoteDevice(target, self._runtime, self._converter, meter).spec,
+            RemoteDevice(target, self._runtime, meter).spec,
         )
 
     @property
@@ -184,26 +165,26 @@ class SshProfiler:
         """Measure networks there; the first is the reference.
 
         With `protocol.kernels`, each is then also profiled there by the runtime itself, the
-        reference again beside it, as by `OnnxRuntimeProfiler` and `OpenVinoProfiler`. Where the
-        connection is lost meanwhile, all of this is done anew, once.
+        reference again beside it, as by the profiler of that name on this machine. Where the
+        connection is lost meanwhile, what was in flight of that is done anew, once.
         """
-        link = Link(self._connection, self._meter)
-        runtime = self._runtime.name.partition("-")[0]
+        link = Link(self._connection, self._runtime, self._meter)
 
         def chunk(some: list[Artifact], share: MeasuringProtocol) -> list[Measurement]:
             link.clear()
-            ready, errors = converted(self._converter, some)
-            networks = {a.key: RemoteNetwork(i, a) for i, a in enumerate(ready)}
+            ready, errors = self._runtime.ready(some)
+            networks = [
+                RemoteNetwork(i, sent, self._runtime.load_s) for i, sent in enumerate(ready)
+            ]
+            by_key = {a.key: network for a, network in zip(some, networks, strict=True)}
 
             def load(artifact: Artifact) -> Visited:
-                return Visited(link, networks[artifact.key])
+                return Visited(link, by_key[artifact.key])
 
-            measured = load_and_measure(runtime, load, ready, share, errors)
+            measured = load_and_measure(self._runtime.runtime, load, some, share, errors)
             if protocol.kernels and measured[0].ok:
-                measured = link.profile(list(networks.values()), measured, share)
-            if link.elsewhere:
-                measured = [replace(m, notes=(*m.notes, link.elsewhere)) for m in measured]
-            return measured
+                measured = link.profile(networks, measured, share)
+            return link.noted(networks, measured)
 
         with self._connection.used():
             longer = lengthened(protocol, len(artifacts), link.window_s())
@@ -215,7 +196,7 @@ class SshProfiler:
         Raises:
             ProfilerError: it can't be reached, or can't measure.
         """
-        link = Link(self._connection, self._meter)
+        link = Link(self._connection, self._runtime, self._meter)
         with self._connection.used():
             reply = link.again(lambda session: session.ask("conditions"), "conditions were read")
         return {str(name): str(value) for name, value in reply.get("conditions", {}).items()}

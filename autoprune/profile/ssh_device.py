@@ -8,8 +8,7 @@ from typing import Any
 
 from autoprune.core.device import DeviceSpec
 from autoprune.profile import replies
-from autoprune.profile.onnx_precision import Converter
-from autoprune.profile.ssh_options import RemoteRuntime
+from autoprune.profile.ssh_runtime import RemoteRuntime
 
 
 @dataclass(frozen=True)
@@ -19,13 +18,11 @@ class RemoteDevice:
     Attributes:
         target: user@host.
         runtime: there.
-        converter: of networks, before they are sent.
         meter: the name of a meter that is read there; "" for none.
     """
 
     target: str
     runtime: RemoteRuntime
-    converter: Converter
     meter: str
 
     def spec(self, told: Mapping[str, Any]) -> DeviceSpec:
@@ -39,7 +36,6 @@ class RemoteDevice:
         """
         details = {
             **told.get("details", {}),
-            **self.converter.details,
             **self.runtime.details,
             "over": f"ssh to {self.target}",
         }

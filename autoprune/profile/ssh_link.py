@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import onnxruntime_kernels, openvino_kernels, replies
+from autoprune.profile import replies
 from autoprune.profile.measuring import Visit
 from autoprune.profile.node_times import Source
 from autoprune.profile.ssh_connection import Connection
 from autoprune.profile.ssh_network import RemoteNetwork
+from autoprune.profile.ssh_runtime import RemoteRuntime
 from autoprune.profile.ssh_session import Lost, Session
 
 T = TypeVar("T")
@@ -25,19 +27,19 @@ class Link:
 
     Args:
         connection: to the device.
+        runtime: there.
         meter: the name of a meter that is read there; "" for none.
     """
 
-    def __init__(self, connection: Connection, meter: str) -> None:
-        self._connection, self._meter = connection, meter
-        #: Which of the reference's nodes run elsewhere than they should, in words.
-        self.elsewhere = ""
+    def __init__(self, connection: Connection, runtime: RemoteRuntime, meter: str) -> None:
+        self._connection, self._runtime, self._meter = connection, runtime, meter
+        self._elsewhere = ""  # which of the reference's nodes run there, in words
         self._no_energy = ""
         self._over = ""  # why there is no use in trying again
 
     def clear(self) -> None:
         """Forget the networks that are loaded; a new chunk numbers its own."""
-        self.elsewhere = ""
+        self._elsewhere = ""
         self._connection.clear()
 
     def window_s(self) -> float:
@@ -62,9 +64,7 @@ class Link:
         """
 
         def visit(session: Session) -> Visit:
-            if network.number not in session.loaded:
-                self.elsewhere = network.load(session).get("elsewhere", "") or self.elsewhere
-                session.loaded.add(network.number)
+            self._load(session, network)
             metered = energy and bool(self._meter) and not self._no_energy
             reply = session.ask("run", number=network.number, runs=runs, energy=metered)
             return replies.visit(reply, runs, "the device")
@@ -73,6 +73,13 @@ class Link:
         self._no_energy = found.no_energy or self._no_energy
         return found
 
+    def _load(self, session: Session, network: RemoteNetwork) -> None:
+        """Have a network loaded there, to be timed."""
+        if network.number not in session.loaded:
+            reply = network.load(session)
+            self._elsewhere = str(reply.get("elsewhere", ""))[:1000] or self._elsewhere
+            session.loaded.add(network.number)
+
     def profile(
         self,
         networks: Sequence[RemoteNetwork],
@@ -80,20 +87,51 @@ class Link:
         protocol: MeasuringProtocol,
     ) -> list[Measurement]:
         """Measurements with their kernels; those that can't be profiled have `error` set."""
+        if self._runtime.beside:
+            return [
+                self._beside(networks[0], network, m, measured[0].latency_ms) if m.ok else m
+                for network, m in zip(networks, measured, strict=True)
+            ]
 
         def profile(session: Session) -> list[Measurement]:
             def load(index: int) -> Source:
                 return networks[index].profiled(session)
 
-            device = self._connection.device
-            if device is not None and device.runtime == "openvino":
-                return openvino_kernels.profile_kernels(load, measured)
-            return onnxruntime_kernels.profile_kernels(load, measured, protocol)
+            return self._runtime.profiled(load, measured, protocol)
 
         try:
             return self.again(profile, "this was profiled")
         except ProfilerError as error:
             return [Measurement(m.key, error=m.error or str(error)) for m in measured]
+
+    def _beside(
+        self, first: RemoteNetwork, own: RemoteNetwork, measurement: Measurement, latency_ms: float
+    ) -> Measurement:
+        """A measurement with the kernels of its network, which was profiled beside the first."""
+
+        def profile(session: Session) -> Measurement:
+            for network in (first, own):
+                self._load(session, network)
+            reply = session.ask("kernels", number=own.number)
+            told, whole_ms = replies.kernels(reply, "the device", reference=own is first)
+            kernels = self._runtime.kernels(told, own.sent)
+            scale = latency_ms / whole_ms
+            scaled = tuple(replace(k, latency_ms=k.latency_ms * scale) for k in kernels)
+            return replace(measurement, kernels=scaled)
+
+        try:
+            return self.again(profile, "this was profiled")
+        except ProfilerError as error:
+            return Measurement(measurement.key, error=str(error))
+
+    def noted(
+        self, networks: Sequence[RemoteNetwork], measured: Sequence[Measurement]
+    ) -> list[Measurement]:
+        """Measurements with what was told of them when their networks were loaded."""
+        return [
+            replace(m, notes=(*m.notes, *filter(None, (network.note, self._elsewhere))))
+            for network, m in zip(networks, measured, strict=True)
+        ]
 
     def again(self, do: Callable[[Session], T], while_: str) -> T:
         """Do it; once more where the connection is lost.

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
 from autoprune.profile import replies
 from autoprune.profile.node_times import NodeTimes
 from autoprune.profile.onnx_layers import FusedLayers
+from autoprune.profile.ssh_runtime import Sent
 from autoprune.profile.ssh_session import Lost, Session
 
 #: An optimised graph without its weights is not larger than this.
@@ -24,16 +24,20 @@ class RemoteNetwork:
     Args:
         number: what the agent calls it; the same network may be loaded to be timed and to be
             profiled.
-        artifact: the network and its inputs.
+        sent: the network and its inputs.
+        load_s: what loading it may take at least.
+
+    Attributes:
+        note: what is to be known of its figures, when it was loaded.
     """
 
-    def __init__(self, number: int, artifact: Artifact) -> None:
-        self.number = number
-        self._onnx = artifact.onnx
-        self._files = {_digest(artifact.onnx): artifact.onnx}
-        self._model = _digest(artifact.onnx)
+    def __init__(self, number: int, sent: Sent, load_s: float = 0.0) -> None:
+        self.number, self.sent, self._load_s = number, sent, load_s
+        self.note = ""
+        self._model = _digest(sent.file)
+        self._files = {self._model: sent.file}
         self._inputs: list[dict[str, Any]] = []
-        for name, array in artifact.inputs.items():
+        for name, array in sent.inputs.items():
             little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
             data = little.tobytes()
             self._files[_digest(data)] = data
@@ -61,11 +65,12 @@ class RemoteNetwork:
             "model": self._model,
             "inputs": self._inputs,
             "profile": profile,
+            "within_s": self._load_s,
         }
         reply = session.ask("load", **request)
         missing = reply.get("missing")
         if not missing:
-            return reply
+            return self._loaded(reply)
         for digest in missing:
             data = self._files.get(digest)
             if data is None:
@@ -74,6 +79,10 @@ class RemoteNetwork:
         reply = session.ask("load", **request)
         if reply.get("missing"):
             raise ProfilerError("the device does not keep the files that it is sent")
+        return self._loaded(reply)
+
+    def _loaded(self, reply: dict[str, Any]) -> dict[str, Any]:
+        self.note = str(reply.get("note", ""))[:1000]
         return reply
 
     def profiled(self, session: Session) -> RemoteSource:
@@ -85,7 +94,7 @@ class RemoteNetwork:
         """
         reply = self.load(session, profile=True)
         graph = replies.unpacked(reply, "graph", GRAPH_BYTES, "the device")
-        return RemoteSource(session, self.number, FusedLayers.of(self._onnx, graph))
+        return RemoteSource(session, self.number, FusedLayers.of(self.sent.onnx, graph))
 
 
 class RemoteSource:

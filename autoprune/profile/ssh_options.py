@@ -1,15 +1,21 @@
-"""What the runtime on a remote device is told, under the names that profilers here give it."""
+"""The runtimes on a remote device, under the names and options that profilers here give them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
+from autoprune.profile import onnxruntime_kernels, openvino_kernels
+from autoprune.profile.node_times import Source
+from autoprune.profile.onnx_precision import Converter
 from autoprune.profile.onnxruntime import PRECISIONS as ONNXRUNTIME
 from autoprune.profile.onnxruntime_providers import parse_options, precision_details, settings
 from autoprune.profile.onnxruntime_sessions import LEVELS
 from autoprune.profile.openvino import PRECISIONS as OPENVINO
+from autoprune.profile.options import converted, parameters
+from autoprune.profile.ssh_runtime import RemoteRuntime
 
 #: What others can be told who ask for a runtime that the agent does not have.
 _INSTEAD = {
@@ -25,68 +31,148 @@ _INSTEAD = {
 }
 
 
-class RemoteRuntime:
-    """A runtime on a remote device, and how it is to run networks.
-
-    Args:
-        name: "onnxruntime-cpu", "onnxruntime-" and another execution provider, "openvino-cpu".
-        precision: "fp32", "fp16" or "int8" with onnxruntime, for which networks are converted
-            here; "fp32", "bf16" or "fp16" with OpenVINO, which computes in it.
-        graph_optimization: "all"; with onnxruntime another one of its `LEVELS` too.
-        provider_options: of onnxruntime's provider: a mapping, or "name:value,name:value".
-        cpu_fallback: whether nodes that the provider can't run may run on the CPU.
-
-    Raises:
-        ProfilerError: there is no such runtime, or it does not have that.
-    """
+class OnnxRuntimeThere(RemoteRuntime):
+    """onnxruntime there; arguments as of `OnnxRuntimeProfiler`."""
 
     def __init__(
         self,
-        name: str,
-        precision: str,
-        graph_optimization: str,
-        provider_options: Mapping[str, Any] | str,
-        cpu_fallback: bool,
+        provider: str,
+        threads: int = 1,
+        precision: str = "fp32",
+        graph_optimization: str = "all",
+        provider_options: Mapping[str, Any] | str = "",
+        cpu_fallback: bool = True,
+        calibration: object = None,
     ) -> None:
-        plain, _, provider = name.partition("-")
-        openvino = name == "openvino-cpu"
-        if not (openvino or (plain == "onnxruntime" and provider)):
-            instead = _INSTEAD.get(plain, "")
-            raise ProfilerError(
-                "runtime must be onnxruntime-cpu, onnxruntime- and another execution provider, or "
-                f"openvino-cpu; got {name!r}" + (f". {instead}" if instead else "")
-            )
-        for option, value, choices in (
-            ("precision", precision, list(OPENVINO) if openvino else list(ONNXRUNTIME)),
-            ("graph_optimization", graph_optimization, ["all"] if openvino else list(LEVELS)),
-        ):
-            if value not in choices:
-                raise ProfilerError(
-                    f"{option} must be one of {', '.join(choices)} with {name} over ssh; "
-                    f"got {value!r}"
-                )
+        name = f"onnxruntime-{provider} over ssh"
+        check_choice("precision", precision, ONNXRUNTIME, name)
+        check_choice("graph_optimization", graph_optimization, LEVELS, name)
         given = parse_options(provider_options)
-        if openvino and given:
-            raise ProfilerError(f"provider_options must be left out with {name}; got {given}")
         if not cpu_fallback and provider == "cpu":
             raise ProfilerError(f"cpu_fallback must be left out with {name}, which is the CPU's")
-        self.name, self.precision = name, precision
-        #: The precision that networks are converted to before they are sent.
-        self.converts = "fp32" if openvino else precision
-        #: What the agent's runtime is made with.
-        self.options: dict[str, Any]
-        if openvino:
-            hint, capability = OPENVINO[precision]
-            self.options = {"precision": precision, "hint": hint, "capability": capability}
-        else:
-            self.options = {
+        super().__init__(
+            "onnxruntime",
+            precision,
+            {
+                "provider": provider,
+                "threads": checked_threads(threads),
                 "level": graph_optimization,
                 "options": given,
                 "fallback": cpu_fallback,
-            }
-        #: As of `DeviceSpec`.
-        self.settings = settings(given, graph_optimization)
-        #: What the device's details tell of it.
-        self.details = {} if openvino else {"graph_optimization": graph_optimization}
-        if not openvino:
-            self.details |= precision_details(provider, precision)
+            },
+            converter=Converter(precision, calibration=calibration, quantizer="onnxruntime"),
+            settings=settings(given, graph_optimization),
+            details={
+                "graph_optimization": graph_optimization,
+                **precision_details(provider, precision),
+            },
+        )
+
+    def profiled(
+        self,
+        load: Callable[[int], Source],
+        measured: Sequence[Measurement],
+        protocol: MeasuringProtocol,
+    ) -> list[Measurement]:
+        """As of `RemoteRuntime`."""
+        return onnxruntime_kernels.profile_kernels(load, measured, protocol)
+
+
+class OpenVinoThere(RemoteRuntime):
+    """OpenVINO on the CPU there; arguments as of `OpenVinoProfiler`."""
+
+    def __init__(self, threads: int = 1, precision: str = "fp32") -> None:
+        check_choice("precision", precision, OPENVINO, "openvino-cpu over ssh")
+        hint, capability = OPENVINO[precision]
+        super().__init__(
+            "openvino",
+            precision,
+            {
+                "threads": checked_threads(threads),
+                "precision": precision,
+                "hint": hint,
+                "capability": capability,
+            },
+        )
+
+    def profiled(
+        self,
+        load: Callable[[int], Source],
+        measured: Sequence[Measurement],
+        protocol: MeasuringProtocol,
+    ) -> list[Measurement]:
+        """As of `RemoteRuntime`."""
+        return openvino_kernels.profile_kernels(load, measured)
+
+
+#: Runtimes by name; onnxruntime's has that of an execution provider in place of the star.
+RUNTIMES: Mapping[str, Callable[..., RemoteRuntime]] = {
+    "onnxruntime-*": OnnxRuntimeThere,
+    "openvino-cpu": OpenVinoThere,
+}
+
+
+def remote_runtime(name: str, options: Mapping[str, Any]) -> RemoteRuntime:
+    """A runtime on a remote device.
+
+    Args:
+        name: "onnxruntime-cpu", "onnxruntime-" and another execution provider, or another name in
+            `RUNTIMES`.
+        options: of it, texts of an address too; `calibration`, which every search gives, is left
+            to those that have it.
+
+    Raises:
+        ProfilerError: there is no such runtime, or it does not have that option or value.
+    """
+    plain, _, provider = name.partition("-")
+    given = dict(options)
+    factory = RUNTIMES.get(name)
+    if plain == "onnxruntime" and provider not in ("", "*"):
+        factory = RUNTIMES["onnxruntime-*"]
+        given["provider"] = provider
+    if factory is None or name.endswith("*"):
+        names = ", ".join(sorted(RUNTIMES)).replace("*", "cpu, onnxruntime-cuda, onnxruntime-...")
+        instead = _INSTEAD.get(plain, "")
+        raise ProfilerError(
+            f"runtime must be one of {names} over ssh; got {name!r}"
+            + (f". {instead}" if instead else "")
+        )
+    if "provider" in options:
+        raise ProfilerError(
+            "provider must be left out over ssh: it is part of the runtime's name, as in "
+            f"runtime=onnxruntime-cuda; got {options['provider']!r}"
+        )
+    if "calibration" not in parameters(factory):
+        given.pop("calibration", None)
+    return factory(**converted(f"{name} over ssh", factory, given))
+
+
+def check_choice(
+    option: str, value: object, choices: Mapping[str, Any] | Sequence[str], who: str
+) -> None:
+    """Whether an option has one of its values.
+
+    Args:
+        option: its name.
+        value: given.
+        choices: that it must be one of.
+        who: has it, for messages.
+
+    Raises:
+        ProfilerError: it has not.
+    """
+    if value not in list(choices):
+        raise ProfilerError(
+            f"{option} must be one of {', '.join(choices)} with {who}; got {value!r}"
+        )
+
+
+def checked_threads(threads: object) -> int:
+    """A number of threads; whether the device has as many processors is looked at there.
+
+    Raises:
+        ProfilerError: it is no integer of at least 1.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
+    return threads

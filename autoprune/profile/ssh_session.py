@@ -39,10 +39,15 @@ PARTS = (
     "autoprune.profile.nvidia_smi",
     "autoprune.profile.conditions",
     "autoprune.profile.cpu",
+    "autoprune.profile.threads",
+    "autoprune.profile.visits",
+    "autoprune.profile.agent_running",
     "autoprune.profile.onnxruntime_nodes",
     "autoprune.profile.onnxruntime_providers",
     "autoprune.profile.onnxruntime_sessions",
+    "autoprune.profile.agent_onnxruntime",
     "autoprune.profile.openvino_nodes",
+    "autoprune.profile.agent_openvino",
     "autoprune.profile.energy",
     "autoprune.profile.energy_sampled",
     "autoprune.profile.energy_jetson",
@@ -119,14 +124,22 @@ class Session:
         """Of the ssh client."""
         return self._child.pid
 
-    def ask(self, do: str, data: bytes = b"", **arguments: Any) -> dict[str, Any]:
+    def ask(
+        self, do: str, data: bytes = b"", within_s: float = 0.0, **arguments: Any
+    ) -> dict[str, Any]:
         """One request and its reply; the connection is closed where none came.
+
+        Args:
+            do: the request, by its name.
+            data: bytes that follow it.
+            within_s: what it may take, where that is more than every request may.
+            arguments: of the request.
 
         Raises:
             ProfilerError: the agent says that it failed.
             Lost: no reply came in time, or none that can be read.
         """
-        return self._asked({"do": do, **arguments}, data, self._timeout_s)
+        return self._asked({"do": do, **arguments}, data, max(within_s, self._timeout_s))
 
     def clear(self) -> None:
         """Have the agent forget what is loaded; it must answer soon, so that a dead one is noticed.

@@ -1,4 +1,7 @@
-"""What runs a network: a function that runs it once, or an object that runs it many times."""
+"""What runs a network: a function that runs it once, or an object that runs it many times.
+
+It is sent to remote devices as it is, as part of the agent.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,7 @@ def timed(run: Callable[[], object], *, cpu_time: bool = False) -> Runner:
             machine is then not counted as the network's. Where the operating system's clock for
             it is coarser than a microsecond, the wall clock is used.
     """
-    fine = time.get_clock_info("thread_time").resolution <= 1e-6
-    clock = time.thread_time_ns if cpu_time and fine else time.perf_counter_ns
+    clock = time.thread_time_ns if cpu_time and _fine() else time.perf_counter_ns
 
     def runner() -> float:
         start = clock()
@@ -57,6 +59,16 @@ def timed(run: Callable[[], object], *, cpu_time: bool = False) -> Runner:
         return (clock() - start) / 1e6
 
     return runner
+
+
+def clock_name(cpu_time: bool) -> str:
+    """What a device's details tell of the clock that `timed` uses."""
+    return "thread CPU time" if cpu_time and _fine() else "wall"
+
+
+def _fine() -> bool:
+    """Whether the clock of a thread's CPU time is finer than a microsecond, or as fine."""
+    return time.get_clock_info("thread_time").resolution <= 1e-6
 
 
 def visit(runner: Runner | Visitor, runs: int) -> Visit:

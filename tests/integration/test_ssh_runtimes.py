@@ -99,8 +99,8 @@ def test_a_provider_that_takes_nothing_is_an_error_there_too(server):
 def test_nodes_that_run_on_the_cpu_are_told_from_there(server, monkeypatch):
     ssh_server.agent_with(
         monkeypatch,
-        b"        run = self.runtime.load(self.store.path(model), arrays)\n",
-        b"        run = self.runtime.load(self.store.path(model), arrays)\n"
+        b"        network = self.runtime.load(self.store.path(model), arrays)\n",
+        b"        network = self.runtime.load(self.store.path(model), arrays)\n"
         b'        elsewhere = "2 of 5 nodes run on the CPU instead of X"\n',
     )
     for found in server.profiler().measure([conv_artifact("a", 8), conv_artifact("b", 8)], FEW):

@@ -1,7 +1,10 @@
-"""The agent's requests for a profile, in this process, and the check of what it replies."""
+"""The agent's requests, in this process, and the check of what it replies."""
 
 import hashlib
 import io
+import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -9,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from autoprune.core.device import KernelTime
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import replies
+from autoprune.profile import agent_runtimes, replies
 from autoprune.profile.agent import Agent, packed
-from autoprune.profile.ssh_options import RemoteRuntime
+from autoprune.profile.agent_running import Runtime
+from autoprune.profile.ssh_options import remote_runtime
 from autoprune.testing.profilers import conv_artifact
 
 NODES = [{"name": "a", "op": "Conv", "input_shapes": [[1, 2]]}, {"name": "b", "op": "Relu"}]
@@ -51,6 +56,117 @@ def test_a_wrong_profile_is_never_a_number(change, said):
         replies.node_times({**REPLY, **change}, 3, "it")
 
 
+KERNELS = {
+    "kernels": [
+        {"name": "a", "op": "conv", "ms": 2.0, "layers": ["c"], "input_shapes": [[1, 2]]},
+        {"name": "b", "op": "relu", "ms": 0, "output_shapes": [[3]], "about": "fused"},
+    ],
+    "reference_ms": 2.0,
+}
+
+
+def test_kernels_that_were_profiled_beside_the_reference():
+    one, two = KERNELS["kernels"]
+    told, whole_ms = replies.kernels(KERNELS, "it", reference=True)
+    assert whole_ms == 2.0
+    assert [each.about for each in told] == ["", "fused"]
+    first, second = (each.kernel for each in told)
+    assert first == KernelTime("a", ("c",), "conv", 2.0, ((1, 2),), ())
+    assert second == KernelTime("b", (), "relu", 0.0, (), ((3,),))
+    larger = {"kernels": [{**one, "ms": 5.0}, two], "reference_ms": 2.0}
+    (told, _), whole_ms = replies.kernels(larger, "it", reference=False)
+    assert (told.kernel.latency_ms, whole_ms) == (5.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kernels": []}, "must tell kernels"),
+        ({"kernels": None}, "must tell kernels"),
+        ({"kernels": {"name": "a"}}, "must tell kernels"),
+        (
+            {"ms": None},
+            "ms of the kernel 'a' of it must be a finite number of at least 0; got None",
+        ),
+        ({"ms": -1.0}, "at least 0; got -1.0"),
+        ({"ms": math.nan}, "at least 0; got nan"),
+        ({"ms": math.inf}, "at least 0; got inf"),
+        ({"ms": "2"}, "at least 0; got '2'"),
+        ({"ms": True}, "at least 0; got True"),
+        ({"ms": 1.0}, "must add up to reference_ms, 2, of the reference itself; got 1"),
+        ({"name": "b"}, "'b' comes twice"),
+        ({"op": 3}, "must tell kernels"),
+        ({"layers": [1]}, "must tell kernels"),
+        ({"output_shapes": [[1.5]]}, "must tell kernels"),
+        ({"about": 1}, "about of the kernel 'a' of it must be text; got 1"),
+        ({"reference_ms": 0}, "reference_ms of it must be a positive, finite number; got 0"),
+        ({"reference_ms": math.nan}, "positive, finite number; got nan"),
+        ({"reference_ms": None}, "positive, finite number; got None"),
+    ],
+)
+def test_wrong_kernels_are_never_a_number(change, said):
+    reply = json.loads(json.dumps(KERNELS))
+    of_kernel = {} if change.keys() & reply.keys() else change
+    reply["kernels"][0].update(of_kernel)
+    reply.update({} if of_kernel else change)
+    with pytest.raises(ProfilerError, match=re.escape(said)):
+        replies.kernels(reply, "it", reference=True)
+
+
+class Clockwork(Runtime):
+    """Tells its times itself; each of its networks takes as many milliseconds as its file says."""
+
+    def __init__(self, threads):
+        self.about = {"name": "clock", "runtime": "clockwork", "runtime_version": "1",
+                      "provider": "spring", "threads": threads}  # fmt: skip
+        self.details = {"clock": "its own"}
+        self.ran = []
+
+    def load(self, model, inputs):
+        with open(model, "rb") as file:
+            return Wheel(self, float(file.read()))
+
+    def kernels(self, reference, own):
+        return [{"name": "tick", "op": "tick", "ms": own.ms}], reference.ms
+
+
+class Wheel:
+    note = "wound up"
+
+    def __init__(self, runtime, ms):
+        self.runtime, self.ms = runtime, ms
+
+    def run(self, runs):
+        self.runtime.ran.append((self.ms, runs))
+
+    def times_ms(self, runs):
+        self.run(runs)
+        return [self.ms] * runs
+
+
+def test_a_runtime_tells_its_times_and_kernels_itself(tmp_path, monkeypatch):
+    monkeypatch.setitem(agent_runtimes.RUNTIMES, "clockwork", f"{__name__}:Clockwork")
+    files = [b"2.5", b"5"]
+    agent = Agent(io.BytesIO(b"".join(files)))
+    told = agent.start("clockwork", {"threads": 0}, "", {}, str(tmp_path), 1 << 20)
+    assert told["details"]["clock"] == "its own"
+    assert told["about"]["threads"] == 0
+    for number, data in enumerate(files):
+        digest = hashlib.sha256(data).hexdigest()
+        agent.put(digest, len(data))
+        reply = agent.load(number, digest, [], profile=False)
+        assert reply == {"elsewhere": "", "note": "wound up"}
+    assert agent.run(1, 3, False) == {"latencies_ms": [5.0] * 3}
+    assert agent.runtime.ran == [(5.0, 3)]
+    for number, ms in enumerate((2.5, 5.0)):
+        (kernel,), whole_ms = replies.kernels(agent.kernels(number), "it", reference=not number)
+        assert (kernel.kernel.latency_ms, whole_ms) == (ms, 2.5)
+    with pytest.raises(ProfilerError, match="clockwork does not profile a network by itself"):
+        agent.load(0, digest, [], profile=True)
+    with pytest.raises(ProfilerError, match=r"this agent has .*; got 'sundial'"):
+        agent.start("sundial", {}, "", {}, str(tmp_path), 1 << 20)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-cpu"])
 def test_the_agent_profiles_as_many_runs_as_it_is_asked_for(runtime, tmp_path):
     pytest.importorskip(runtime.partition("-")[0])
@@ -58,8 +174,8 @@ def test_the_agent_profiles_as_many_runs_as_it_is_asked_for(runtime, tmp_path):
     ((name, array),) = artifact.inputs.items()
     source = io.BytesIO(artifact.onnx + array.tobytes())
     agent = Agent(source)
-    options = RemoteRuntime(runtime, "fp32", "all", {}, True).options
-    agent.start(runtime, 1, options, "", {}, str(tmp_path), 1 << 20)
+    there = remote_runtime(runtime, {})
+    agent.start(there.runtime, there.options, "", {}, str(tmp_path), 1 << 20)
     digests = []
     for data in (artifact.onnx, array.tobytes()):
         digests.append(hashlib.sha256(data).hexdigest())
