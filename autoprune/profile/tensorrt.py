@@ -13,8 +13,8 @@ from autoprune.profile.loading import load_and_measure
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.tensorrt_build import BuildSettings
 from autoprune.profile.tensorrt_engines import Engines
-from autoprune.profile.tensorrt_layers import OnnxNodes, kernels, read_layers
-from autoprune.profile.tensorrt_run import EngineRun, times_beside
+from autoprune.profile.tensorrt_nodes import OnnxNodes, kernels
+from autoprune.profile.tensorrt_run import EngineRun, profile_beside
 from autoprune.profile.tensorrt_sparse import has_sparse_weights
 from autoprune.profile.visits import Visit
 
@@ -148,6 +148,5 @@ def _profile(
     reference: EngineRun, own: EngineRun, artifact: Artifact, reference_ms: float
 ) -> tuple[KernelTime, ...]:
     """A network's layers, each with its share of the reference's time beside it."""
-    total, times = times_beside(reference, own)
-    layers = read_layers(own.layers())
-    return kernels(times, layers, OnnxNodes(artifact.onnx), reference_ms / total)
+    times, total = profile_beside(reference, own)
+    return kernels(times, OnnxNodes(artifact.onnx), reference_ms / total)

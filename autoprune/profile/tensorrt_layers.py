@@ -1,8 +1,6 @@
-"""Which of a network's layers each layer of a TensorRT engine covers.
+"""Layers of a TensorRT engine, as its inspector and its profiler tell them.
 
-TensorRT fuses layers and names what comes out after them ("conv1 + relu1"), or after nothing that
-the network has ("__myl_MulAdd_myl0_9"). The engine's inspector tells the ONNX nodes of each as
-metadata ("[ONNX Layer: conv1]"); where it tells none, they are read from the name.
+It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
 """
 
 from __future__ import annotations
@@ -13,19 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.device import KernelTime
 from autoprune.core.errors import ProfilerError
-from autoprune.profile.onnx_layers import STAMP
 
 Shapes = tuple[tuple[int, ...], ...]
-
-_METADATA = re.compile(r"\[ONNX Layer: (.+?)\](?=\s*(?:\[|[\x1e\x1f]|$))")
-_RANGE = re.compile(r"^\{?ForeignNode\[(.+?)\.\.\.(.+?)\]\}?$")
-_MYELIN = re.compile(r"_myl\d+_\d+$")
-_REFORMAT = re.compile(r"^(Reformatting|shuffle|copy)", re.I)
-
-#: ONNX ops whose kind the cost of a kernel depends on, before what is fused into it.
-_HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
 
 
 @dataclass(frozen=True)
@@ -45,6 +33,21 @@ class LayerInfo:
     metadata: str = ""
     input_shapes: Shapes = ()
     output_shapes: Shapes = ()
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer of an engine with its time.
+
+    Attributes:
+        name: of the layer; where it comes again in a run, "#2" stands behind it.
+        ms: milliseconds.
+        info: what the inspector tells of it, at least its name.
+    """
+
+    name: str
+    ms: float
+    info: LayerInfo
 
 
 def read_layers(text: str) -> list[LayerInfo]:
@@ -77,75 +80,28 @@ def _shapes(tensors: Any) -> Shapes:
     return tuple(tuple(int(d) for d in t.get("Dimensions", ())) for t in tensors or ())
 
 
-class OnnxNodes:
-    """The nodes of the network that was built, by name, in order.
-
-    Args:
-        onnx: the serialised model, its nodes named and stamped (see `onnx_layers.stamp`).
-    """
-
-    def __init__(self, onnx: bytes) -> None:
-        import onnx as package
-
-        graph = package.load_from_string(onnx).graph
-        self._order = {node.name: number for number, node in enumerate(graph.node)}
-        self._names = list(self._order)
-        self._ops = {node.name: str(node.op_type) for node in graph.node}
-        self._layers = {
-            node.name: str(entry.value)
-            for node in graph.node
-            for entry in node.metadata_props
-            if entry.key == STAMP
-        }
-
-    def covered(self, info: LayerInfo) -> list[str]:
-        """Names of the nodes that a layer of the engine covers, in the network's order."""
-        found = {name.strip() for name in _METADATA.findall(info.metadata)}
-        if not found and not _REFORMAT.match(info.name):
-            plain = _MYELIN.sub("", info.name).replace("PWN(", "")
-            for part in re.split(r" \+ | \|\| |, ", plain):
-                found |= self._part(part.strip())
-        return sorted(found & self._order.keys(), key=self._order.__getitem__)
-
-    def _part(self, text: str) -> set[str]:
-        """Nodes of one part of a fused name."""
-        match = _RANGE.match(text)
-        if match and {*match.groups()} <= self._order.keys():
-            first, last = (self._order[name] for name in match.groups())
-            return set(self._names[min(first, last) : max(first, last) + 1])
-        return {text, text.rstrip(")")}
-
-    def kernel(self, info: LayerInfo, name: str, latency_ms: float) -> KernelTime:
-        """A layer of the engine with its time, told in layers of the network."""
-        nodes = self.covered(info)
-        heavy = [self._ops[node] for node in nodes if self._ops[node] in _HEAVY]
-        layers = dict.fromkeys(self._layers[node] for node in nodes if node in self._layers)
-        return KernelTime(
-            name=name,
-            layers=tuple(layers),
-            op=heavy[0] if heavy else info.type or "unknown",
-            latency_ms=latency_ms,
-            input_shapes=info.input_shapes,
-            output_shapes=info.output_shapes,
-        )
-
-
-def kernels(
-    times: Mapping[str, float], layers: Sequence[LayerInfo], nodes: OnnxNodes, scale: float
-) -> tuple[KernelTime, ...]:
+def layer_times(times: Mapping[str, float], layers: Sequence[LayerInfo]) -> list[LayerTime]:
     """Join a profiler's times with the inspector's layers.
 
     Args:
-        times: milliseconds of each layer of the engine, in the order of execution; where a name
-            comes again, "#2" stands behind it.
+        times: milliseconds of each layer of the engine, in the order of execution, as of
+            `by_occurrence`.
         layers: of the engine.
-        nodes: of the network that was built.
-        scale: what to multiply times by.
     """
     known = {info.name: info for info in layers}
     found = []
     for name, time in times.items():
         plain = re.sub(r"#\d+$", "", name)
         info = known.get(name) or known.get(plain) or LayerInfo(plain)
-        found.append(nodes.kernel(info, name, time * scale))
-    return tuple(found)
+        found.append(LayerTime(name, time, info))
+    return found
+
+
+def by_occurrence(reported: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Times in order, a name that comes again told apart by "#2", "#3", ..."""
+    times: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, time in reported:
+        counts[name] = counts.get(name, 0) + 1
+        times[name if counts[name] == 1 else f"{name}#{counts[name]}"] = float(time)
+    return times

@@ -6,13 +6,20 @@ It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.tensorrt_build import logger
 from autoprune.profile.tensorrt_cuda import Cuda
+from autoprune.profile.tensorrt_layers import (
+    LayerInfo,
+    LayerTime,
+    by_occurrence,
+    layer_times,
+    read_layers,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,11 +79,19 @@ class EngineRun:
         """Run that many times in a row: milliseconds of each."""
         return self._cuda.time_ms(self._launch, runs)
 
-    def layers(self) -> str:
-        """What the engine's inspector tells of its layers in JSON, in the shapes that are run."""
+    def run(self, runs: int) -> None:
+        """Run that many times in a row, and wait."""
+        for _ in range(runs):
+            self._launch()
+        self._cuda.wait()
+
+    def layers(self) -> list[LayerInfo]:
+        """What the engine's inspector tells of its layers, in the shapes that are run."""
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context
-        return str(inspector.get_engine_information(self._library.LayerInformationFormat.JSON))
+        return read_layers(
+            inspector.get_engine_information(self._library.LayerInformationFormat.JSON)
+        )
 
     def profiled(self) -> Profiled:
         """The same engine with each layer timed, in a context of its own."""
@@ -178,15 +193,16 @@ class Profiled:
         return {name: median(run.get(name, 0.0) for run in runs) for name in names}
 
 
-def times_beside(reference: EngineRun, own: EngineRun) -> tuple[float, dict[str, float]]:
-    """Milliseconds of an engine's layers, taken in turn with the reference's.
+def profile_beside(reference: EngineRun, own: EngineRun) -> tuple[list[LayerTime], float]:
+    """An engine's layers, timed in turn with the reference's.
 
     Args:
         reference: is run beside it, so that a drift of the device cancels.
         own: may be the reference itself.
 
     Returns:
-        What the reference's layers take together, and the time of each of the engine's own.
+        The engine's layers in the order of execution, and the milliseconds that the reference's
+        take together.
 
     Raises:
         ProfilerError: they can't be run, or the reference's layers take no time.
@@ -202,17 +218,7 @@ def times_beside(reference: EngineRun, own: EngineRun) -> tuple[float, dict[str,
     total = sum(times[0].values())
     if not total > 0:
         raise ProfilerError("the layers of the reference must take some time")
-    return total, times[-1]
-
-
-def by_occurrence(reported: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Times in order, a name that comes again told apart by "#2", "#3", ..."""
-    times: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for name, time in reported:
-        counts[name] = counts.get(name, 0) + 1
-        times[name if counts[name] == 1 else f"{name}#{counts[name]}"] = float(time)
-    return times
+    return layer_times(times[-1], own.layers()), total
 
 
 def _layer_times(library: Any) -> Any:

@@ -20,7 +20,8 @@ from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.tensorrt import network_converter
 from autoprune.profile.tensorrt_build import BuildSettings
 from autoprune.profile.tensorrt_cache import file_name
-from autoprune.profile.tensorrt_layers import OnnxNodes, kernels, read_layers
+from autoprune.profile.tensorrt_layers import layer_times, read_layers
+from autoprune.profile.tensorrt_nodes import OnnxNodes, kernels
 from autoprune.profile.tensorrt_sparse import has_sparse_weights
 from autoprune.profile.trtexec_place import Here, Place, There
 from autoprune.profile.visits import Visit
@@ -244,7 +245,7 @@ def _with_kernels(
         total, (times, layers) = _profiles(reference, own)
         nodes = OnnxNodes(own.artifact.onnx)
         parts: tuple[KernelTime, ...] = kernels(
-            times, read_layers(layers), nodes, reference_ms / total
+            layer_times(times, read_layers(layers)), nodes, reference_ms / total
         )
     except ProfilerError as error:
         return Measurement(found.key, error=f"trtexec can't profile it: {error}")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.tensorrt_build import FLAGS
-from autoprune.profile.tensorrt_run import by_occurrence
+from autoprune.profile.tensorrt_layers import by_occurrence
 
 _BANNER = re.compile(r"\[TensorRT v(\d+(?:\.\d+)*)\]")
 _DEVICE = re.compile(r"Selected Device: *(.+?) *$", re.M)

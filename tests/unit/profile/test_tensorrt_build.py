@@ -14,7 +14,8 @@ from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.tensorrt import network_converter
 from autoprune.profile.tensorrt_build import BuildSettings, build, load_library, strongly_typed
-from autoprune.profile.tensorrt_layers import LayerInfo, OnnxNodes, kernels
+from autoprune.profile.tensorrt_layers import LayerInfo, layer_times
+from autoprune.profile.tensorrt_nodes import OnnxNodes, kernels
 from autoprune.profile.tensorrt_sparse import has_sparse_weights
 from autoprune.testing.profilers import conv_artifact
 
@@ -61,7 +62,7 @@ def test_engine_layers_map_back_to_the_networks(rtx, precision):
     plan = build(rtx, ready.onnx, ready.inputs, BuildSettings(precision), capability="SM89")
     layers = told_layers(plan)
     times = {layer.name: 1.0 for layer in layers}
-    found = kernels(times, layers, OnnxNodes(ready.onnx), 2.0)
+    found = kernels(layer_times(times, layers), OnnxNodes(ready.onnx), 2.0)
     assert [k.latency_ms for k in found] == [2.0] * len(layers)
     for number in range(3):
         own = [k for k in found if f"conv{number}" in k.layers]

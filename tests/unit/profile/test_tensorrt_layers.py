@@ -9,13 +9,8 @@ from onnx import TensorProto, helper
 
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.onnx_layers import stamp
-from autoprune.profile.tensorrt_layers import (
-    LayerInfo,
-    OnnxNodes,
-    kernels,
-    read_layers,
-)
-from autoprune.profile.tensorrt_run import by_occurrence
+from autoprune.profile.tensorrt_layers import LayerInfo, by_occurrence, layer_times, read_layers
+from autoprune.profile.tensorrt_nodes import OnnxNodes, kernels
 from autoprune.profile.tensorrt_sparse import has_sparse_weights, is_sparse
 from autoprune.testing.profilers import conv_artifact
 
@@ -102,7 +97,8 @@ def layer(name, kind, metadata="", **more):
     ],
 )  # fmt: skip
 def test_kernels_join_times_with_layers_of_either_version(told):
-    (found,) = kernels({"Conv_0 + Relu_1": 2.0}, read_layers(json.dumps(told)), NODES, 0.5)
+    times = layer_times({"Conv_0 + Relu_1": 2.0}, read_layers(json.dumps(told)))
+    (found,) = kernels(times, NODES, 0.5)
     assert (found.op, found.latency_ms) == ("Conv", 1.0)
     assert found.layers == ("Conv_0", "Relu_1")
     assert found.input_shapes == ((1, 3, 8, 8),)
@@ -113,7 +109,7 @@ def test_names_alone_and_unknown_layers_are_taken_too():
     layers = read_layers('{"Layers": ["Conv_0 + Relu_1", "Softmax_8"]}')
     times = by_occurrence([("Softmax_8", 1.0), ("new", 2.0), ("Softmax_8", 3.0)])
     assert times == {"Softmax_8": 1.0, "new": 2.0, "Softmax_8#2": 3.0}
-    found = kernels(times, layers, NODES, 1.0)
+    found = kernels(layer_times(times, layers), NODES, 1.0)
     assert [(k.name, k.op, k.layers) for k in found] == [
         ("Softmax_8", "unknown", ("Softmax_8",)),
         ("new", "unknown", ()),
