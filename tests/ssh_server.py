@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ports import free_port
 
-from autoprune.profile import ssh_session
+from autoprune.profile import agent_file, ssh_session
 from autoprune.profile.registry import make_profiler
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -144,8 +144,12 @@ class Cut:
         monkeypatch.setattr(ssh_session.Session, "ask", ask)
 
 
-def agent_with(monkeypatch, old, new):
-    """Another agent is sent: with that of its code changed."""
-    real = ssh_session.source
-    assert real("autoprune.profile.agent").count(old) == 1
-    monkeypatch.setattr(ssh_session, "source", lambda part: real(part).replace(old, new))
+def agent_with(monkeypatch, old, new, module="autoprune.profile.agent"):
+    """Another agent is sent: with that of a module's code changed."""
+    real = agent_file.source
+    assert real(module).count(old) == 1
+
+    def source(name):
+        return real(name).replace(old, new) if name == module else real(name)
+
+    monkeypatch.setattr(agent_file, "source", source)

@@ -1,8 +1,8 @@
 """Measures networks on a remote device; sent there by `SshProfiler`, read from a pipe and run.
 
-It needs Python 3.9, numpy and the runtime, the few modules that are sent before it
-(`ssh_session.PARTS`), and nothing else of autoprune. It reads one JSON request a line from stdin
-and writes one JSON reply a line to stdout. Networks and inputs are kept in a folder by their hash,
+It is sent as one file with the few modules that it imports (`agent_file`), and needs Python 3.9,
+numpy and the runtime. It reads one JSON request a line from stdin and writes one JSON reply a line
+to stdout. Networks and inputs are kept in a folder by their hash,
 so that each is sent once. An operation that takes longer than its limit ends the process by the
 operating system's timer, also where the runtime hangs; so does the end of stdin, and a long time
 without a request.

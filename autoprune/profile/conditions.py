@@ -1,7 +1,7 @@
 """What a device's speed depends on besides the network: clocks, their limits, temperature.
 
 Read where Linux and NVIDIA's driver tell it, left out where they don't; nothing is changed. It is
-sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

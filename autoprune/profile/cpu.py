@@ -1,6 +1,6 @@
 """What this machine's CPU is called, and what it can do.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

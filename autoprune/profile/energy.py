@@ -1,6 +1,6 @@
 """Energy of one run, read from a counter that moves in steps, wraps around, or stands still.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Energy counters read with nothing but Python: by the agent, on the device that it runs on.
 
 `energy_zeus` reads the same on this machine. It is sent to remote devices as it is, as part of the
-agent (`ssh_session.PARTS`).
+agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Energy of NVIDIA Jetson boards, from the power monitors of their supply rails.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Energy where only power can be read: sampled, and summed up.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

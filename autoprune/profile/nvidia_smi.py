@@ -1,6 +1,6 @@
 """What an NVIDIA GPU is called, without a CUDA context on it.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """onnxruntime's execution providers: their names, their packages, and what they run on.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """onnxruntime's sessions: made, bound to their inputs, and asked where their nodes run.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -8,12 +8,10 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from autoprune.core.errors import AutopruneError, ProfilerError
-from autoprune.profile import replies
+from autoprune.profile import agent_file, replies
 from autoprune.profile.agent import VERSION
 from autoprune.profile.child import Child, ChildEnded, ChildError
 
@@ -32,42 +30,15 @@ ANSWER_S = 10.0
 #: What ssh may take to end, and to tell its status, once its pipe has ended.
 LAST_WORDS_S = 20.0
 
-#: The modules that are sent, each after those that it imports; the last one is the agent. They
-#: need Python 3.9 and numpy.
-PARTS = (
-    "autoprune.core.errors",
-    "autoprune.profile.nvidia_smi",
-    "autoprune.profile.conditions",
-    "autoprune.profile.cpu",
-    "autoprune.profile.threads",
-    "autoprune.profile.visits",
-    "autoprune.profile.agent_running",
-    "autoprune.profile.onnxruntime_nodes",
-    "autoprune.profile.onnxruntime_providers",
-    "autoprune.profile.onnxruntime_sessions",
-    "autoprune.profile.agent_onnxruntime",
-    "autoprune.profile.openvino_nodes",
-    "autoprune.profile.agent_openvino",
-    "autoprune.profile.energy",
-    "autoprune.profile.energy_sampled",
-    "autoprune.profile.energy_jetson",
-    "autoprune.profile.energy_counters",
-    "autoprune.profile.agent_runtimes",
-    "autoprune.profile.agent",
-)
-
-#: Runs on the device: reads the modules from the pipe, checks their hashes, and becomes the agent.
+#: Runs on the device: reads one file from the pipe, checks its hash, and becomes the agent.
 BOOTSTRAP = (
-    "import sys,hashlib,types\n"
+    "import sys,hashlib\n"
     "f=sys.stdin.buffer\n"
     "if sys.version_info<(3,9): sys.exit('the agent needs Python 3.9, this is '+sys.version)\n"
-    f"for _ in range({len(PARTS)}):\n"
-    "    p,n,h=f.readline().decode().split()\n"
-    "    s=f.read(int(n))\n"
-    "    if hashlib.sha256(s).hexdigest()!=h: sys.exit('the agent was damaged on its way')\n"
-    "    m=sys.modules[p]=types.ModuleType(p)\n"
-    "    exec(compile(s,p,'exec'),m.__dict__)\n"
-    "m.serve()\n"
+    "n,h=f.readline().decode().split()\n"
+    "s=f.read(int(n))\n"
+    "if hashlib.sha256(s).hexdigest()!=h: sys.exit('the agent was damaged on its way')\n"
+    "exec(compile(s,'autoprune_agent.py','exec'),{'__name__':'autoprune_agent'})\n"
 )
 
 
@@ -78,13 +49,6 @@ def _one_line(code: str) -> str:
 
 class Lost(AutopruneError):
     """The connection is gone, or what comes through it is no reply."""
-
-
-@cache
-def source(part: str) -> bytes:
-    """The file of a module in `PARTS`."""
-    package, _, module = part.rpartition(".")
-    return resources.files(package).joinpath(f"{module}.py").read_bytes()
 
 
 class Session:
@@ -112,7 +76,7 @@ class Session:
         self._child = Child([*command, f"{python} -c {shlex.quote(_one_line(BOOTSTRAP))}"])
         self._status = 0  # of an ssh client that has ended
         try:
-            self._agent()
+            self._agent(agent_file.build(start["runtime"]))
             #: What the agent tells of the device.
             self.about = self.ask("start", **start)
         except BaseException:
@@ -171,18 +135,19 @@ class Session:
             raise Lost(f"the agent must reply in JSON, got {line[:100]!r}") from error
         return replies.parse(line, "the device")
 
-    def _agent(self) -> None:
+    def _agent(self, code: bytes) -> None:
         """Send the agent, and wait for its hello.
+
+        Args:
+            code: its file.
 
         Raises:
             ProfilerError: it does not start, or is of another version.
             Lost: there is no connection.
         """
         try:
-            for part in PARTS:
-                code = source(part)
-                digest = hashlib.sha256(code).hexdigest()
-                self._write(f"{part} {len(code)} {digest}\n".encode() + code)
+            digest = hashlib.sha256(code).hexdigest()
+            self._write(f"{len(code)} {digest}\n".encode() + code)
             self._greeted()
         except Lost as error:
             if 0 < self._status < SSH_FAILED:

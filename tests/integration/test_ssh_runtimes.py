@@ -122,13 +122,10 @@ def test_more_threads_than_processors_are_refused_there(server):
 def test_conditions_are_those_of_the_other_machine(server, monkeypatch):
     profiler = server.profiler()
     assert profiler.conditions().keys() >= set()
-    real = ssh_session.source
-    monkeypatch.setattr(
-        ssh_session,
-        "source",
-        lambda part: real(part).replace(
-            b"    found = {**cpu_clocks(), **cpu_now()}",
-            b'    return {"temperature_c": "54"}\n    found = {**cpu_clocks(), **cpu_now()}',
-        ),
+    ssh_server.agent_with(
+        monkeypatch,
+        b"    found = {**cpu_clocks(), **cpu_now()}",
+        b'    return {"temperature_c": "54"}\n    found = {**cpu_clocks(), **cpu_now()}',
+        "autoprune.profile.conditions",
     )
     assert server.profiler().conditions() == {"temperature_c": "54"}
