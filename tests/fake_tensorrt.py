@@ -8,6 +8,8 @@ import enum
 import json
 import math
 import types
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import numpy as np
@@ -296,40 +298,50 @@ class TensorLocation(enum.Enum):
     HOST = 1
 
 
-def library(version="10.13.0", name="tensorrt"):
-    """The module, as of a version: before 11 its builder has flags for precisions."""
+def api(version):
+    """What the module has, as of a version: before 11 its builder has flags for precisions."""
     flags = ["TF32", "SPARSE_WEIGHTS"]
     if version.startswith("10"):
         flags += ["FP16", "BF16", "INT8", "FP8"]
-    module = types.ModuleType(name)
-    vars(module).update(
-        __version__=version,
-        BuilderFlag=enum.Enum("BuilderFlag", flags),
-        NetworkDefinitionCreationFlag=enum.IntEnum(
+    return {
+        "__version__": version,
+        "BuilderFlag": enum.Enum("BuilderFlag", flags),
+        "NetworkDefinitionCreationFlag": enum.IntEnum(
             "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
         ),
-        ProfilingVerbosity=enum.Enum("ProfilingVerbosity", ["DETAILED"]),
-        LayerInformationFormat=enum.Enum("LayerInformationFormat", ["JSON"]),
-        nptype=lambda kind: np.float32,
-        ILogger=ILogger, IProfiler=IProfiler, Builder=Builder, OnnxParser=OnnxParser,
-        Runtime=Runtime, TensorIOMode=TensorIOMode, TensorLocation=TensorLocation,
-    )  # fmt: skip
+        "ProfilingVerbosity": enum.Enum("ProfilingVerbosity", ["DETAILED"]),
+        "LayerInformationFormat": enum.Enum("LayerInformationFormat", ["JSON"]),
+        "nptype": lambda kind: np.float32,
+        "ILogger": ILogger,
+        "IProfiler": IProfiler,
+        "Builder": Builder,
+        "OnnxParser": OnnxParser,
+        "Runtime": Runtime,
+        "TensorIOMode": TensorIOMode,
+        "TensorLocation": TensorLocation,
+    }
+
+
+def library(version="10.13.0", name="tensorrt"):
+    """The module."""
+    module = module_from_spec(ModuleSpec(name, None))
+    vars(module).update(api(version))
     return module
 
 
 def install(folder, version="10.13.0", name="tensorrt"):
-    """Modules for another process: this TensorRT, and `fake_cuda` as CUDA's bindings.
+    """Files of the module, and of `fake_cuda` as CUDA's bindings, for another process.
 
     Returns:
         What its PYTHONPATH must be.
     """
-    (folder / "cuda" / "bindings").mkdir(parents=True)
-    (folder / f"{name}.py").write_text(
-        f"from fake_tensorrt import library\n\nmade = vars(library({version!r}, {name!r}))\n"
-        "globals().update({n: v for n, v in made.items() if v is not None})\n"
+    module = f"from fake_tensorrt import api\n\nglobals().update(api({version!r}))\n"
+    cuda = (
+        "from fake_cuda import Runtime\n\nruntime = Runtime()\n\n\n"
+        "def __getattr__(name):\n    return getattr(runtime, name)\n"
     )
-    (folder / "cuda" / "bindings" / "runtime.py").write_text(
-        "from fake_cuda import Runtime\n\n_runtime = Runtime()\n\n\n"
-        "def __getattr__(name):\n    return getattr(_runtime, name)\n"
-    )
+    for path, code in ((f"{name}.py", module), ("cuda/bindings/runtime.py", cuda)):
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
     return f"{folder}:{Path(__file__).parent}"

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
 from autoprune.core.errors import MissingDependencyError, ProfilerError
-from autoprune.profile.chunks import measure_in_chunks
+from autoprune.profile.chunks import measure_in_chunks, reference_failed
 from autoprune.profile.energy_counters import METERS
 from autoprune.profile.loading import load_and_measure
 from autoprune.profile.metered import lengthened
@@ -22,10 +22,8 @@ from autoprune.profile.ssh_device import RemoteDevice
 from autoprune.profile.ssh_link import Link, Visited
 from autoprune.profile.ssh_network import RemoteNetwork
 from autoprune.profile.ssh_options import remote_runtime
+from autoprune.profile.ssh_runtime import FOLDER
 from autoprune.profile.ssh_session import Session
-
-#: Where the agent keeps networks and inputs on the device.
-FOLDER = "~/.cache/autoprune"
 
 
 class SshProfiler:
@@ -172,6 +170,9 @@ class SshProfiler:
 
         def chunk(some: list[Artifact], share: MeasuringProtocol) -> list[Measurement]:
             link.clear()
+            unreachable = link.reach()  # what networks are turned into may depend on the device
+            if unreachable:
+                return reference_failed(some, unreachable)
             ready, errors = self._runtime.ready(some)
             networks = [
                 RemoteNetwork(i, sent, self._runtime.load_s) for i, sent in enumerate(ready)

@@ -34,6 +34,7 @@ class RemoteDevice:
         Raises:
             ProfilerError: that is no device.
         """
+        self.runtime.started(told.get("details", {}))
         details = {
             **told.get("details", {}),
             **self.runtime.details,

@@ -42,6 +42,14 @@ class Link:
         self._elsewhere = ""
         self._connection.clear()
 
+    def reach(self) -> str:
+        """Connect, where that is still to be done; why it can't be, "" where it can."""
+        try:
+            self._connected()
+        except ProfilerError as error:
+            return str(error)
+        return ""
+
     def window_s(self) -> float:
         """How long a window of energy lasts there at least; 0 where none is measured."""
         if not self._meter:

@@ -16,13 +16,10 @@ from autoprune.profile.onnxruntime_sessions import LEVELS
 from autoprune.profile.openvino import PRECISIONS as OPENVINO
 from autoprune.profile.options import converted, parameters
 from autoprune.profile.ssh_runtime import RemoteRuntime
+from autoprune.profile.ssh_tensorrt import TensorRTRtxThere, TensorRTThere
 
 #: What others can be told who ask for a runtime that the agent does not have.
 _INSTEAD = {
-    "tensorrt": (
-        "TensorRT on another machine is measured by its program trtexec: --device "
-        "'trtexec?host=user@host' (docs/how-to/tensorrt.md)"
-    ),
     "trtexec": "it is a device of its own: --device 'trtexec?host=user@host'",
     "pytorch": (
         "networks are sent as ONNX, which PyTorch does not run: install autoprune there and "
@@ -109,6 +106,8 @@ class OpenVinoThere(RemoteRuntime):
 RUNTIMES: Mapping[str, Callable[..., RemoteRuntime]] = {
     "onnxruntime-*": OnnxRuntimeThere,
     "openvino-cpu": OpenVinoThere,
+    "tensorrt": TensorRTThere,
+    "tensorrt_rtx": TensorRTRtxThere,
 }
 
 

@@ -14,6 +14,9 @@ from autoprune.profile.node_times import Source
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.replies import Told
 
+#: Where the agent keeps networks and inputs on the device.
+FOLDER = "~/.cache/autoprune"
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -72,6 +75,12 @@ class RemoteRuntime:
     def details(self) -> dict[str, str]:
         """What the device's details tell besides what the agent does."""
         return {**self._converter.details, **self._details}
+
+    def started(self, details: Mapping[str, str]) -> None:
+        """Take note of the details that the agent tells when it has started.
+
+        It is called before `details` is asked for, and before any network is made `ready`.
+        """
 
     def ready(self, artifacts: Sequence[Artifact]) -> tuple[list[Sent], dict[int, str]]:
         """What is sent of networks.

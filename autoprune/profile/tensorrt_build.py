@@ -3,7 +3,7 @@
 One code for TensorRT 10.x, 11.x and TensorRT for RTX. They differ in how precision is told: by
 flags of the builder (10.x), or by the types in the network itself (strongly typed: 11.x, RTX).
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TensorRT's timing cache on disk, one file for each device.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The few calls of CUDA that measuring takes, by cuda-python or by PyTorch, whichever is there.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

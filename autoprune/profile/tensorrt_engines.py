@@ -1,6 +1,6 @@
 """TensorRT on one GPU: what it is, and engines of ONNX networks that run there.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+#: What details tell of a library that takes precision from networks' types, as `networks`.
+TYPED = "strongly typed"
 
 
 class Engines:
@@ -69,7 +72,7 @@ class Engines:
             "gpu": str(gpu),
             "compute_capability": capability,
             "cuda": driver,
-            "networks": "strongly typed" if self.typed else "precision by the builder's flags",
+            "networks": TYPED if self.typed else "precision by the builder's flags",
             "clock": "CUDA events around a CUDA graph",
         }
         self._cache = TimingCache(f"{name}-sm{capability}", version, cache)

@@ -1,6 +1,6 @@
 """Layers of a TensorRT engine, as its inspector and its profiler tell them.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations

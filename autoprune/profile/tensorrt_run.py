@@ -1,6 +1,6 @@
 """Runs TensorRT engines on a GPU: as CUDA graphs for the whole, by layer for the kernels.
 
-It is sent to remote devices as it is, as part of the agent (`ssh_session.PARTS`).
+It is sent to remote devices as it is, as part of the agent.
 """
 
 from __future__ import annotations
