@@ -361,7 +361,7 @@ def test_wrong_addresses_are_refused(address):
         ({"threads": 0}, ProfilerError, "threads must be an integer of at least 1, got 0"),
         ({"precision": "bf16"}, ProfilerError, "must be one of fp32, fp16, int8 with onnxruntime"),
         ({"runtime": "openvino-cpu", "precision": "int8"}, ProfilerError, "fp32, bf16, fp16 with"),
-        ({"runtime": "tensorrt"}, ProfilerError, r"trtexec\?host=user@host"),
+        ({"runtime": "trtexec"}, ProfilerError, r"trtexec\?host=user@host"),
         ({"runtime": "pytorch-cuda"}, ProfilerError, "install autoprune there"),
         ({"cpu_fallback": False}, ProfilerError, "cpu_fallback must be left out"),
         (
