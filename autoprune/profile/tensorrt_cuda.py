@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Runs between two events are waited for together, so that the GPU stays busy.
 IN_FLIGHT = 64
 
+_NO_GPU = "an NVIDIA GPU and a driver for it must be there"
+
 
 class Memory(Protocol):
     """Memory on the GPU; it is freed with the object."""
@@ -83,6 +85,18 @@ def open_cuda(index: int = 0) -> Cuda:
     return TorchCuda(index)
 
 
+def _check(index: int, count: int) -> None:
+    """Whether a GPU of that number is among so many.
+
+    Raises:
+        ProfilerError: it is not.
+    """
+    if not count:
+        raise ProfilerError(f"{_NO_GPU}: CUDA sees none")
+    if not 0 <= index < count:
+        raise ProfilerError(f"gpu must be a number below {count}, the GPUs there are: {index}")
+
+
 class RuntimeCuda:
     """CUDA by cuda-python's bindings of the runtime.
 
@@ -93,9 +107,11 @@ class RuntimeCuda:
 
     def __init__(self, runtime: Any, index: int) -> None:
         self._runtime = runtime
-        count = self._call("cudaGetDeviceCount")
-        if not 0 <= index < count:
-            raise ProfilerError(f"gpu must be a number below {count}, the GPUs there are: {index}")
+        try:
+            count = self._call("cudaGetDeviceCount")
+        except (ProfilerError, RuntimeError) as error:  # before 13 it raises where no driver is
+            raise ProfilerError(f"{_NO_GPU}: {error}") from error
+        _check(index, count)
         self._index = index
         self._call("cudaSetDevice", index)
         self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
@@ -210,9 +226,7 @@ class TorchCuda:
 
         self._torch: Any = torch
         cuda: Any = torch.cuda  # whose streams and events are not typed
-        count = cuda.device_count() if cuda.is_available() else 0
-        if not 0 <= index < count:
-            raise ProfilerError(f"gpu must be a number below {count}, the GPUs there are: {index}")
+        _check(index, cuda.device_count() if cuda.is_available() else 0)
         self._device = torch.device("cuda", index)
         cuda.set_device(self._device)
         self._stream = cuda.Stream(self._device)

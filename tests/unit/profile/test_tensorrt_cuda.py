@@ -115,6 +115,22 @@ def test_errors_are_told_in_cudas_words():
         RuntimeCuda(Runtime(), 2)
 
 
+def test_without_a_gpu_or_its_driver_it_says_so():
+    # What cuda-python 13 gives and 12 raises where there is no driver.
+    runtime = Runtime(cudaGetDeviceCount=ValueError(35))
+    with pytest.raises(ProfilerError, match=r"an NVIDIA GPU and a driver .* failed: .* \(35\)"):
+        RuntimeCuda(runtime, 0)
+
+    def fails():
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    runtime.cudaGetDeviceCount = fails
+    with pytest.raises(ProfilerError, match=r"an NVIDIA GPU and a driver .*: Failed to dlopen"):
+        RuntimeCuda(runtime, 0)
+    with pytest.raises(ProfilerError, match="CUDA sees none"):
+        RuntimeCuda(Runtime(cudaGetDeviceCount=0), 0)
+
+
 def test_cuda_python_is_taken_before_pytorch(monkeypatch):
     runtime = Runtime()
     module = types.ModuleType("cuda.bindings.runtime")
@@ -138,5 +154,5 @@ def test_without_either_it_says_how_to_get_one(monkeypatch):
         open_cuda(0)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ProfilerError, match="below 0"):
+    with pytest.raises(ProfilerError, match=r"an NVIDIA GPU and a driver .*: CUDA sees none"):
         open_cuda(0)
