@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from autoprune.core.device import Artifact, KernelTime
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.calibration import load_batches
+from autoprune.profile.onnx_quantize import LARGEST
 from autoprune.profile.replies import Told
 from autoprune.profile.ssh_runtime import FOLDER, RemoteRuntime, Sent
 from autoprune.profile.tensorrt import network_converter
@@ -41,7 +42,8 @@ class TensorRTThere(RemoteRuntime):
         calibration: object = None,
     ) -> None:
         self._build = BuildSettings(precision, sparse_weights, optimization_level)
-        self._batches = None if calibration is None else load_batches(calibration)
+        calibrated = precision in LARGEST and calibration is not None
+        self._batches = load_batches(calibration) if calibrated else None
         self._typed: bool | None = None
         super().__init__(
             "tensorrt",

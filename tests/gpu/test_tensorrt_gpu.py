@@ -1,13 +1,16 @@
 """TensorRT, trtexec and onnxruntime's CUDA provider on a real GPU; skipped without one."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from ssh_program import ssh_program
 
 from autoprune.core.device import MeasuringProtocol
 from autoprune.core.errors import AutopruneError
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
+from autoprune.profile.registry import make_profiler
 from autoprune.profile.tensorrt import TensorRTProfiler
 from autoprune.profile.tensorrt_cuda import TorchCuda, open_cuda
 from autoprune.profile.trtexec import USUAL, TrtexecProfiler
@@ -68,6 +71,30 @@ def test_tensorrt_measures_in_every_precision_by_layer(tensorrt, cuda, precision
     for measurement in (dense, pruned):
         covered = {layer for k in measurement.kernels for layer in k.layers}
         assert {f"conv{i}" for i in range(4)} <= covered
+
+
+def test_tensorrt_measures_over_ssh(tensorrt):
+    def there(**options):
+        python = f"HOME={tensorrt} {sys.executable}"
+        return make_profiler(
+            "ssh://me@there",
+            runtime="tensorrt",
+            ssh=ssh_program(tensorrt),
+            python=python,
+            **options,
+        )
+
+    check_profiler(there(optimization_level=1))
+    far, near = there(precision="fp16"), TensorRTProfiler(precision="fp16")
+    assert far.device == near.device
+    artifacts = [conv_artifact("dense", 64, 4, 32, 8), conv_artifact("pruned", 32, 4, 32, 8)]
+    for found in far.measure(artifacts, KERNELS):
+        assert found.error is None
+        assert not [note for note in found.notes if "without a CUDA graph" in note]
+        assert {f"conv{i}" for i in range(4)} <= {
+            layer for k in found.kernels for layer in k.layers
+        }
+    assert sorted((tensorrt / ".cache" / "autoprune" / "tensorrt").glob("*.cache"))
 
 
 def test_tensorrt_runs_sparse_weights(tensorrt):

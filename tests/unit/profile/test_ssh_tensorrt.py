@@ -15,6 +15,7 @@ import onnx
 import pytest
 from fake_cuda import Runtime
 from few_rounds import FEW
+from ssh_program import ssh_program
 
 from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
@@ -35,16 +36,14 @@ class There:
     def __init__(self, folder):
         self.home = folder / "home"
         self.home.mkdir()
-        self.ssh = folder / "ssh"
-        self.ssh.write_text('#!/bin/sh\nfor command; do :; done\nexec sh -c "$command"\n')
-        self.ssh.chmod(0o755)
+        self.ssh = ssh_program(folder)
         self.path = ""
         self.variables = ""
 
     def profiler(self, runtime="tensorrt", **options):
         path = f"PYTHONPATH={self.path}" if self.path else ""
         python = f"HOME={self.home} {path} {self.variables} {sys.executable}"
-        given = {"runtime": runtime, "ssh": str(self.ssh), "python": python, "timeout_s": 300}
+        given = {"runtime": runtime, "ssh": self.ssh, "python": python, "timeout_s": 300}
         return make_profiler("ssh://me@there", **{**given, **options})
 
 
@@ -156,6 +155,20 @@ def test_networks_are_converted_as_the_version_there_wants_them(
     converter = network_converter(precision, version.startswith("11"))
     expected = [onnx.load_from_string(converter.convert(a).onnx) for a in artifacts]
     assert [model for _, model in networks_sent(asked)] == expected
+
+
+def test_it_is_calibrated_on_the_batches_that_are_given(there, asked):
+    artifact = conv_artifact("a", 8)
+    batches = [{"x": 3 * artifact.inputs["x"]}]
+    for given, told in ((iter(batches), "batches that were given"), (None, "the example inputs")):
+        profiler = there.profiler(precision="int8", calibration=given)
+        assert profiler.device.details["calibrated_on"] == told
+        assert profiler.measure([artifact], FEW)[0].ok
+    calibrated, plain = (model for _, model in networks_sent(asked))
+    assert calibrated == onnx.load_from_string(
+        network_converter("int8", False, batches).convert(artifact).onnx
+    )
+    assert calibrated != plain
 
 
 def test_what_is_sparse_is_told(there, asked):
@@ -278,7 +291,7 @@ def test_an_old_version_and_a_gpu_that_is_not_there_are_refused(there, tmp_path)
         ({"optimization_level": 6}, "between 0 and 5, got 6"),
         ({"threads": 2}, "tensorrt over ssh has no option 'threads'"),
         ({"library": "tensorrt_rtx"}, "tensorrt over ssh has no option 'library'"),
-        ({"calibration": "nowhere.npz"}, "nowhere.npz can't be read"),
+        ({"calibration": "nowhere.npz", "precision": "int8"}, "nowhere.npz can't be read"),
     ],
 )
 def test_wrong_options_are_refused_here(there, options, said):
