@@ -8,6 +8,9 @@ from autoprune.core.device import Artifact, Measurement, MeasuringProtocol
 from autoprune.profile.chunks import reference_failed
 from autoprune.profile.measuring import Runner, Visitor, measure_interleaved
 
+#: Characters of an exception that are told at most.
+MOST = 1000
+
 #: Loads a network and gives what runs it.
 Load = Callable[[Artifact], Runner | Visitor]
 
@@ -39,7 +42,7 @@ def load_and_measure(
             try:
                 runners[index] = load(artifact)
             except Exception as error:  # whatever the runtime raises belongs to this network
-                failed[index] = f"{runtime} can't run it: {type(error).__name__}: {error}"
+                failed[index] = f"{runtime} can't run it: {short(error)}"
         if 0 in failed:
             return reference_failed(artifacts, failed[0])
     keys = [artifacts[i].key for i in runners]
@@ -50,3 +53,9 @@ def load_and_measure(
         measured[i] if i in measured else Measurement(artifact.key, error=failed[i])
         for i, artifact in enumerate(artifacts)
     ]
+
+
+def short(error: Exception) -> str:
+    """An exception's kind and first lines: compilers say a great deal."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= MOST else text[:MOST] + "…"

@@ -44,16 +44,29 @@ class NodeTimes:
             fused: tells the layers of nodes that don't tell theirs.
         """
         return [
-            KernelTime(
-                name=node["name"],
-                layers=fused.layers(node["name"]) if fused else tuple(node.get("layers", ())),
-                op=node["op"],
-                latency_ms=float(time),
-                input_shapes=tuple(map(tuple, node.get("input_shapes", ()))),
-                output_shapes=tuple(map(tuple, node.get("output_shapes", ()))),
-            )
+            kernel_time(node, float(time), fused.layers(node["name"]) if fused else None)
             for node, time in zip(self.nodes, times_ms, strict=True)
         ]
+
+
+def kernel_time(
+    node: Mapping[str, Any], latency_ms: float, layers: Sequence[str] | None = None
+) -> KernelTime:
+    """A kernel as its runtime tells it, with its time.
+
+    Args:
+        node: its `name` and `op`, and where known `layers`, `input_shapes` and `output_shapes`.
+        latency_ms: of it.
+        layers: that it covers, where others than it tells.
+    """
+    return KernelTime(
+        name=node["name"],
+        layers=tuple(node.get("layers", ()) if layers is None else layers),
+        op=node["op"],
+        latency_ms=latency_ms,
+        input_shapes=tuple(map(tuple, node.get("input_shapes", ()))),
+        output_shapes=tuple(map(tuple, node.get("output_shapes", ()))),
+    )
 
 
 class Source(Protocol):

@@ -1,4 +1,7 @@
-"""What each operator of a PyTorch network takes, by torch's profiler, and which layer called it."""
+"""What each operator of a PyTorch network takes, by torch's profiler, and which layer called it.
+
+It is sent to remote devices as it is, as part of the agent.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from autoprune.core.device import KernelTime
+from autoprune.core.errors import ProfilerError
 
 #: Profiled runs of each network, and of the reference beside it.
 RUNS = 8
@@ -23,7 +26,9 @@ _HEAVY = re.compile(r"conv|linear|addmm|matmul|bmm|attention", re.I)
 Runnable = tuple[Any, Callable[[], object]]
 
 
-def profile_beside(reference: Runnable, own: Runnable, cuda: bool) -> tuple[KernelTime, ...]:
+def profile_beside(
+    reference: Runnable, own: Runnable, cuda: bool
+) -> tuple[list[dict[str, Any]], float]:
     """Times of the operators that a network's modules call, in order.
 
     Args:
@@ -32,8 +37,11 @@ def profile_beside(reference: Runnable, own: Runnable, cuda: bool) -> tuple[Kern
         cuda: whether the GPU's time counts.
 
     Returns:
-        `latency_ms` of each is its share of the reference's profiled time: the reference's add up
-        to 1.
+        Operators, each with its `name`, `op`, `layers`, `ms` and `input_shapes`; and the
+        milliseconds of all of the reference's.
+
+    Raises:
+        ProfilerError: torch's profiler tells no times.
     """
     import torch
     from torch.autograd.profiler import profile, record_function
@@ -56,13 +64,19 @@ def profile_beside(reference: Runnable, own: Runnable, cuda: bool) -> tuple[Kern
     runs: dict[str, list[list[Any]]] = {name: [] for name in networks}
     for event in sorted(profiler.function_events, key=lambda e: e.time_range.start):
         _sort_in(event, runs)
-    whole = sum(_times(runs["reference"], cuda))
+    whole_ms = sum(_times_ms(runs["reference"], cuda))
+    if not whole_ms:
+        raise ProfilerError(
+            "torch's profiler tells no times of the reference's operators"
+            + (
+                " on the GPU: it needs CUPTI there, and the right to read the GPU's counters"
+                if cuda
+                else ""
+            )
+        )
     measured = runs.get("own", runs["reference"])
-    times = _times(measured, cuda)
-    return tuple(
-        _kernel(number, event, time / whole)
-        for number, (event, time) in enumerate(zip(measured[0], times, strict=True))
-    )
+    times = _times_ms(measured, cuda)
+    return [_kernel(i, event, times[i]) for i, event in enumerate(measured[0])], whole_ms
 
 
 def _sort_in(event: Any, runs: dict[str, list[list[Any]]]) -> None:
@@ -82,29 +96,31 @@ def _sort_in(event: Any, runs: dict[str, list[list[Any]]]) -> None:
     runs[parent.name.removeprefix(_RUN)][-1].append(event)
 
 
-def _times(runs: list[list[Any]], cuda: bool) -> list[float]:
+def _times_ms(runs: list[list[Any]], cuda: bool) -> list[float]:
     """Of each operator, the median over the runs; runs in which others were called are left out."""
+    if not runs:
+        return []
     names = [event.name for event in runs[0]]
     same = [run for run in runs if [event.name for event in run] == names]
-    return [median(_time(run[i], cuda) for run in same) for i in range(len(names))]
+    return [median(_time_us(run[i], cuda) for run in same) / 1e3 for i in range(len(names))]
 
 
-def _time(event: Any, cuda: bool) -> float:
+def _time_us(event: Any, cuda: bool) -> float:
     return float(event.device_time_total if cuda else event.cpu_time_total)
 
 
-def _kernel(number: int, event: Any, share: float) -> KernelTime:
-    path = event.cpu_parent.name.removeprefix(_MODULE)
-    layer = "" if path.startswith(_RUN) else path
-    op = event.name.removeprefix("aten::")
-    shapes = tuple(tuple(int(s) for s in shape) for shape in event.input_shapes or () if shape)
-    return KernelTime(
-        name=f"{layer or 'network'}/{op}#{number}",
-        layers=(layer,) if layer and _HEAVY.search(op) else (),
-        op=op,
-        latency_ms=share,
-        input_shapes=shapes,
+def _kernel(number: int, event: Any, ms: float) -> dict[str, Any]:
+    path = (
+        event.cpu_parent.name[len(_MODULE) :] if event.cpu_parent.name.startswith(_MODULE) else ""
     )
+    op = event.name[len("aten::") :]
+    return {
+        "name": f"{path or 'network'}/{op}#{number}",
+        "layers": [path] if path and _HEAVY.search(op) else [],
+        "op": op,
+        "ms": ms,
+        "input_shapes": [[int(s) for s in shape] for shape in event.input_shapes or () if shape],
+    }
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from autoprune.core.device import DeviceSpec, KernelTime
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.measuring import Visit
-from autoprune.profile.node_times import NodeTimes
+from autoprune.profile.node_times import NodeTimes, kernel_time
 
 
 def parse(text: bytes, who: str) -> dict[str, Any]:
@@ -146,18 +146,7 @@ def kernels(data: Mapping[str, Any], who: str, *, reference: bool) -> tuple[list
             f"got {total:g}"
         )
     return [
-        Told(
-            KernelTime(
-                name=each["name"],
-                layers=tuple(each.get("layers", ())),
-                op=each["op"],
-                latency_ms=float(each["ms"]),
-                input_shapes=tuple(map(tuple, each.get("input_shapes", ()))),
-                output_shapes=tuple(map(tuple, each.get("output_shapes", ()))),
-            ),
-            each.get("about", ""),
-        )
-        for each in told
+        Told(kernel_time(each, float(each["ms"])), each.get("about", "")) for each in told
     ], float(whole_ms)
 
 

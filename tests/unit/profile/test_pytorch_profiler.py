@@ -13,8 +13,9 @@ from autoprune.cost.align import charge
 from autoprune.cost.layout import Layout
 from autoprune.cost.signatures import HEAVY
 from autoprune.graph import trace
-from autoprune.profile import pytorch
-from autoprune.profile.pytorch import PyTorchProfiler, own_code
+from autoprune.profile import pytorch_kernels, pytorch_runs
+from autoprune.profile.pytorch import PyTorchProfiler
+from autoprune.profile.pytorch_runs import own_code
 from autoprune.profile.registry import devices, make_profiler
 from autoprune.testing.profilers import QUICK, check_profiler, conv_artifact
 
@@ -101,6 +102,22 @@ def test_a_network_that_calls_functions_alone_is_profiled_too():
     assert found.kernels[0].input_shapes[1] == (8, 3, 3, 3)
 
 
+def test_a_profiler_without_times_is_an_error_not_a_division_by_zero(monkeypatch, threads):
+    x = torch.ones(2, 4)
+    artifacts = [as_artifact(key, torch.nn.Linear(4, 4), x) for key in ("a", "b")]
+    monkeypatch.setattr(pytorch_kernels, "_time_us", lambda event, cuda: 0.0)
+    for found in PyTorchProfiler().measure(artifacts, KERNELS):
+        assert "PyTorch can't profile it: ProfilerError: torch's profiler tells no" in found.error
+    network = (artifacts[0].call().module, lambda: artifacts[0].call().module(x))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    real = torch.autograd.profiler.profile
+    monkeypatch.setattr(  # as where there is a GPU, whose times are not told
+        torch.autograd.profiler, "profile", lambda use_device, **options: real(record_shapes=True)
+    )
+    with pytest.raises(ProfilerError, match="on the GPU: it needs CUPTI"):
+        pytorch_kernels.profile_beside(network, network, cuda=True)
+
+
 def test_failures_are_values():
     class Breaks(torch.nn.Module):
         def forward(self, x):
@@ -143,9 +160,9 @@ def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MissingDependencyError, match=r"no 'no-such-compiler' here: apt-get"):
         make_profiler("pytorch-cpu?mode=compiled")
-    monkeypatch.setattr(pytorch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pytorch_runs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install triton"):
-        pytorch.check_compiler("cuda")
+        pytorch_runs.check_compiler("cuda")
 
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch):
