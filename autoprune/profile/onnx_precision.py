@@ -28,6 +28,7 @@ class Converter:
     Args:
         precision: "fp32" leaves a network as it is; "fp16", "bf16"; "int8", "fp8".
         rest: what is not quantised: "fp32" or "fp16".
+        computed: what the runtime computes that in, where it is told to by itself.
         calibration: batches of inputs as `load_batches` takes them; None for the example inputs.
         quantizer: "own" for pairs without biases, as TensorRT wants them; "onnxruntime" for its
             own quantiser, symmetric int8 with a scale for each output channel.
@@ -42,11 +43,13 @@ class Converter:
         precision: str,
         *,
         rest: str = "fp32",
+        computed: str = "",
         calibration: object = None,
         quantizer: str = "own",
         stamped: bool = False,
     ) -> None:
         self.precision, self._rest, self._quantizer = precision, rest, quantizer
+        self._computed = computed or rest
         self._stamped = stamped
         self._batches = () if calibration is None else load_batches(calibration)
         self._ranges: dict[str, tuple[float, float]] = {}
@@ -59,7 +62,7 @@ class Converter:
         if self.precision not in LARGEST:
             return {}
         source = "batches that were given" if self._batches else "the example inputs"
-        return {"calibrated_on": source, "not_quantised": self._rest}
+        return {"calibrated_on": source, "not_quantised": self._computed}
 
     def convert(self, artifact: Artifact) -> Artifact:
         """The network in that precision.

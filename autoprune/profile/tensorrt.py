@@ -139,7 +139,9 @@ def network_converter(precision: str, typed: bool, calibration: object = None) -
     """
     if precision in ("int8", "fp8"):
         rest = "fp16" if typed else "fp32"  # flags of the builder bring the rest to fp16
-        return Converter(precision, rest=rest, calibration=calibration, stamped=True)
+        return Converter(
+            precision, rest=rest, computed="fp16", calibration=calibration, stamped=True
+        )
     halved = typed and precision in ("fp16", "bf16")
     return Converter(precision if halved else "fp32", stamped=True)
 

@@ -61,7 +61,9 @@ def test_the_device_is_told_in_full(cuda):
     assert (device.precision, device.provider, device.threads) == ("fp16", "cuda", 0)
     assert device.settings == {"sparse_weights": "true"}
     assert (device.details["compute_capability"], device.details["gpu"]) == ("9.0", "0")
-    assert TensorRTProfiler(precision="int8").device.details["calibrated_on"]
+    quantised = TensorRTProfiler(precision="int8").device
+    assert quantised.details["calibrated_on"] == "the example inputs"
+    assert quantised.details["not_quantised"] == "fp16"  # by the builder's flags
 
 
 @pytest.mark.parametrize(
