@@ -74,7 +74,7 @@ class TensorRTThere(RemoteRuntime):
     def kernels(self, told: Sequence[Told], sent: Sent) -> tuple[KernelTime, ...]:
         """As of `RemoteRuntime`: told in layers of the network."""
         nodes = OnnxNodes(sent.onnx)
-        return tuple(nodes.kernel(_info(t), t.kernel.name, t.kernel.latency_ms) for t in told)
+        return tuple(nodes.kernel(layer_info(t), t.kernel.name, t.kernel.latency_ms) for t in told)
 
     def _told(self, sent: Sent) -> Sent:
         sparse = self._build.sparse_weights and has_sparse_weights(sent.onnx)
@@ -88,7 +88,7 @@ class TensorRTRtxThere(TensorRTThere):
     library = "tensorrt_rtx"
 
 
-def _info(told: Told) -> LayerInfo:
+def layer_info(told: Told) -> LayerInfo:
     """What the agent told of a layer of the engine.
 
     Raises:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import fake_tensorrt
 import numpy as np
@@ -15,16 +16,18 @@ import onnx
 import pytest
 from fake_cuda import Runtime
 from few_rounds import FEW
+from hypothesis import given
+from hypothesis import strategies as st
 from ssh_program import ssh_program
 
 from autoprune.core.device import Artifact
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import ssh_session, tensorrt_engines
-from autoprune.profile.agent_file import build
+from autoprune.profile import agent_file, agent_tensorrt, replies, ssh_session, tensorrt_engines
 from autoprune.profile.registry import make_profiler
-from autoprune.profile.ssh_tensorrt import BUILD_S
+from autoprune.profile.ssh_tensorrt import BUILD_S, layer_info
 from autoprune.profile.tensorrt import TensorRTProfiler, network_converter
 from autoprune.profile.tensorrt_cuda import RuntimeCuda
+from autoprune.profile.tensorrt_layers import LayerInfo, LayerTime
 from autoprune.testing.profilers import check_profiler, conv_artifact
 
 KERNELS = replace(FEW, kernels=True)
@@ -160,8 +163,8 @@ def test_networks_are_converted_as_the_version_there_wants_them(
 def test_it_is_calibrated_on_the_batches_that_are_given(there, asked):
     artifact = conv_artifact("a", 8)
     batches = [{"x": 3 * artifact.inputs["x"]}]
-    for given, told in ((iter(batches), "batches that were given"), (None, "the example inputs")):
-        profiler = there.profiler(precision="int8", calibration=given)
+    for own, told in ((iter(batches), "batches that were given"), (None, "the example inputs")):
+        profiler = there.profiler(precision="int8", calibration=own)
         assert profiler.device.details["calibrated_on"] == told
         assert profiler.measure([artifact], FEW)[0].ok
     calibrated, plain = (model for _, model in networks_sent(asked))
@@ -239,9 +242,24 @@ def test_what_can_not_be_built_is_an_error_of_its_own(there):
             raise ProfilerError(result.error)
 
 
-def test_a_layer_that_is_told_wrongly_is_an_error(there, monkeypatch):
-    from autoprune.profile import agent_file
+@given(st.lists(st.tuples(st.text(), st.text(), st.text()), min_size=1, unique_by=lambda x: x[0]))
+def test_layers_arrive_as_they_were_told(layers):
+    times = [
+        LayerTime(name, 1.5, LayerInfo(own, "kgen", metadata, ((1, 3),), ((2,), ())))
+        for name, own, metadata in layers
+    ]
+    total = 1.5 * len(times)
+    agent = object.__new__(agent_tensorrt.TensorRT)
+    with mock.patch.object(agent_tensorrt, "profile_beside", return_value=(times, total)):
+        kernels, reference_ms = agent.kernels(None, None)
+    reply = json.loads(json.dumps({"kernels": kernels, "reference_ms": reference_ms}))
+    told, whole_ms = replies.kernels(reply, "it", reference=True)
+    assert whole_ms == total
+    assert [(t.kernel.name, t.kernel.latency_ms) for t in told] == [(t.name, 1.5) for t in times]
+    assert [layer_info(t) for t in told] == [t.info for t in times]
 
+
+def test_a_layer_that_is_told_wrongly_is_an_error(there, monkeypatch):
     real = agent_file.source
     monkeypatch.setattr(
         agent_file,
@@ -337,7 +355,9 @@ def test_the_agents_modules_build_for_real_without_any_other(tmp_path):
     for name in ("fp32", "fp16", "int8"):
         ready = network_converter(name, True).convert(artifact)
         (tmp_path / f"{name}.onnx").write_bytes(ready.onnx)
-    modules, found, _ = build("tensorrt").rpartition(b"from autoprune.profile.agent import serve")
+    modules, found, _ = agent_file.build("tensorrt").rpartition(
+        b"from autoprune.profile.agent import serve"
+    )
     assert found
     (tmp_path / "builds.py").write_bytes(modules + BUILDS)
     done = subprocess.run(
