@@ -8,15 +8,17 @@ import re
 
 import numpy as np
 import pytest
+from few_rounds import FEW
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autoprune.core.device import KernelTime
+from autoprune.core.device import KernelTime, Measurement
 from autoprune.core.errors import ProfilerError
-from autoprune.profile import agent_runtimes, replies
+from autoprune.profile import agent_runtimes, onnxruntime_kernels, openvino_kernels, replies
 from autoprune.profile.agent import Agent, packed
 from autoprune.profile.agent_running import Runtime
+from autoprune.profile.node_times import TOO_QUICK
 from autoprune.profile.ssh_options import remote_runtime
 from autoprune.testing.profilers import conv_artifact
 
@@ -27,7 +29,6 @@ REPLY = {"nodes": NODES, "runs": 3, "times_us": packed(TIMES.tobytes())}
 
 @given(arrays.arrays("<u4", st.tuples(st.integers(1, 5), st.integers(1, 4))))
 def test_what_is_packed_is_unpacked(times):
-    times[0, 0] = 1
     nodes = [{"name": str(i), "op": "Conv"} for i in range(times.shape[1])]
     reply = {"nodes": nodes, "runs": len(times), "times_us": packed(times.tobytes())}
     found = replies.node_times(reply, len(times), "it")
@@ -48,12 +49,34 @@ def test_what_is_packed_is_unpacked(times):
         ({"times_us": packed(TIMES.tobytes())[:8]}, "times_us"),
         ({"times_us": "rubbish"}, "can't be unpacked"),
         ({"times_us": None}, "can't be unpacked"),
-        ({"times_us": packed(bytes(24))}, "must not all be 0"),
     ],
 )
 def test_a_wrong_profile_is_never_a_number(change, said):
     with pytest.raises(ProfilerError, match=said):
         replies.node_times({**REPLY, **change}, 3, "it")
+
+
+@pytest.mark.parametrize("profile", [onnxruntime_kernels, openvino_kernels])
+def test_a_network_that_is_quicker_than_the_profiles_clock_is_noted(profile):
+    class Quick:
+        fused = None
+
+        def __init__(self):
+            self.runs = 0
+
+        def run(self, runs):
+            self.runs += runs
+
+        def read(self):
+            zeros = {"runs": self.runs, "times_us": packed(bytes(4 * 2 * self.runs))}
+            return replies.node_times({**REPLY, **zeros}, self.runs, "it")
+
+    measured = [Measurement(key, 0.01) for key in ("a", "b")]
+    more = [FEW] if profile is onnxruntime_kernels else []
+    for found in profile.profile_kernels(lambda index: Quick(), measured, *more):
+        assert found.ok
+        assert found.kernels == ()
+        assert found.notes == (TOO_QUICK,)
 
 
 KERNELS = {
