@@ -16,6 +16,7 @@ from autoprune.profile.agent_running import Runtime
 RUNTIMES: dict[str, str] = {
     "onnxruntime": "autoprune.profile.agent_onnxruntime:OnnxRuntime",
     "openvino": "autoprune.profile.agent_openvino:OpenVino",
+    "pytorch": "autoprune.profile.agent_pytorch:PyTorch",
     "tensorrt": "autoprune.profile.agent_tensorrt:TensorRT",
 }
 

@@ -22,6 +22,9 @@ _RUN, _MODULE = "autoprune run ", "autoprune module "
 #: Operators whose time is charged to the layer that called them.
 _HEAVY = re.compile(r"conv|linear|addmm|matmul|bmm|attention", re.I)
 
+#: What torch.export.unflatten puts after the name of a module that is called again.
+_AGAIN = re.compile(r"@\d+(?=\.|$)")
+
 #: A network, and a function that runs it once.
 Runnable = tuple[Any, Callable[[], object]]
 

@@ -183,7 +183,7 @@ class SshProfiler:
                 return Visited(link, by_key[artifact.key])
 
             measured = load_and_measure(self._runtime.runtime, load, some, share, errors)
-            if protocol.kernels and measured[0].ok:
+            if protocol.kernels and measured[0].ok and self._runtime.tells_kernels:
                 measured = link.profile(networks, measured, share)
             return link.noted(networks, measured)
 

@@ -15,16 +15,13 @@ from autoprune.profile.onnxruntime_providers import parse_options, precision_det
 from autoprune.profile.onnxruntime_sessions import LEVELS
 from autoprune.profile.openvino import PRECISIONS as OPENVINO
 from autoprune.profile.options import converted, parameters
-from autoprune.profile.ssh_runtime import RemoteRuntime
+from autoprune.profile.ssh_pytorch import pytorch_cpu, pytorch_cuda
+from autoprune.profile.ssh_runtime import RemoteRuntime, checked_threads
 from autoprune.profile.ssh_tensorrt import TensorRTRtxThere, TensorRTThere
 
 #: What others can be told who ask for a runtime that the agent does not have.
 _INSTEAD = {
     "trtexec": "it is a device of its own: --device 'trtexec?host=user@host'",
-    "pytorch": (
-        "networks are sent as ONNX, which PyTorch does not run: install autoprune there and "
-        "measure with --device pytorch-cuda, or use a runtime of ONNX"
-    ),
 }
 
 
@@ -106,6 +103,8 @@ class OpenVinoThere(RemoteRuntime):
 RUNTIMES: Mapping[str, Callable[..., RemoteRuntime]] = {
     "onnxruntime-*": OnnxRuntimeThere,
     "openvino-cpu": OpenVinoThere,
+    "pytorch-cpu": pytorch_cpu,
+    "pytorch-cuda": pytorch_cuda,
     "tensorrt": TensorRTThere,
     "tensorrt_rtx": TensorRTRtxThere,
 }
@@ -164,14 +163,3 @@ def check_choice(
         raise ProfilerError(
             f"{option} must be one of {', '.join(choices)} with {who}; got {value!r}"
         )
-
-
-def checked_threads(threads: object) -> int:
-    """A number of threads; whether the device has as many processors is looked at there.
-
-    Raises:
-        ProfilerError: it is no integer of at least 1.
-    """
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
-    return threads

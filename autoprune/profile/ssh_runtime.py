@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.device import Artifact, KernelTime, Measurement, MeasuringProtocol
+from autoprune.core.errors import ProfilerError
 from autoprune.profile.node_times import Source
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.replies import Told
@@ -50,10 +51,12 @@ class RemoteRuntime:
     Attributes:
         beside: whether kernels come by `Runtime.kernels` of the agent, profiled beside the
             reference; otherwise by `Runtime.profile`, each network by itself.
+        tells_kernels: whether there are any.
         load_s: what loading a network may take at least, where that can be long.
     """
 
     beside = False
+    tells_kernels = True
     load_s = 0.0
 
     def __init__(
@@ -114,3 +117,14 @@ class RemoteRuntime:
             sent: the network.
         """
         return tuple(each.kernel for each in told)
+
+
+def checked_threads(threads: object) -> int:
+    """A number of threads; whether the device has as many processors is looked at there.
+
+    Raises:
+        ProfilerError: it is no integer of at least 1.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
+    return threads

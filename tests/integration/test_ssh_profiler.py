@@ -15,6 +15,7 @@ from ssh_server import Cut, agent_with
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile import ssh as module
 from autoprune.profile import ssh_session
+from autoprune.profile.node_times import TOO_QUICK
 from autoprune.profile.onnxruntime import OnnxRuntimeProfiler
 from autoprune.profile.registry import make_profiler
 from autoprune.profile.ssh import SshProfiler
@@ -64,6 +65,18 @@ def test_kernels_are_those_of_the_profiler_here(server, runtime):
     total = sum(k.latency_ms for k in there[0].kernels)
     assert total == pytest.approx(there[0].latency_ms)
     assert sum(k.latency_ms for k in there[1].kernels) > total
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-cpu"])
+def test_networks_quicker_than_the_profiles_clock_are_noted_as_here(server, monkeypatch, runtime):
+    pytest.importorskip(runtime.partition("-")[0])
+    agent_with(monkeypatch, b"numpy.array(times, dtype", b"numpy.zeros_like(times, dtype")
+    protocol = replace(FEW, kernels=True)
+    artifacts = [conv_artifact("a", 8), conv_artifact("b", 8)]
+    for found in server.profiler(runtime=runtime).measure(artifacts, protocol):
+        assert found.ok
+        assert found.kernels == ()
+        assert found.notes[-1] == TOO_QUICK
 
 
 def test_what_a_runtime_is_told_is_told_of_the_device(server):
@@ -362,7 +375,6 @@ def test_wrong_addresses_are_refused(address):
         ({"precision": "bf16"}, ProfilerError, "must be one of fp32, fp16, int8 with onnxruntime"),
         ({"runtime": "openvino-cpu", "precision": "int8"}, ProfilerError, "fp32, bf16, fp16 with"),
         ({"runtime": "trtexec"}, ProfilerError, r"trtexec\?host=user@host"),
-        ({"runtime": "pytorch-cuda"}, ProfilerError, "install autoprune there"),
         ({"cpu_fallback": False}, ProfilerError, "cpu_fallback must be left out"),
         (
             {"runtime": "openvino-cpu", "graph_optimization": "basic"},

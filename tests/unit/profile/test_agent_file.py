@@ -14,7 +14,12 @@ from autoprune.profile.agent_file import IMPORT, build, imported, modules, sourc
 from autoprune.profile.agent_runtimes import RUNTIMES
 
 #: Imported where they are needed, inside functions; the device must have them.
-PACKAGES = {"onnxruntime": {"onnxruntime"}, "openvino": {"openvino"}, "tensorrt": {"torch"}}
+PACKAGES = {
+    "onnxruntime": {"onnxruntime"},
+    "openvino": {"openvino"},
+    "pytorch": {"torch"},
+    "tensorrt": {"torch"},
+}
 
 PARTS = sorted({IMPORT, *(name for runtime in RUNTIMES for name in modules(runtime))})
 

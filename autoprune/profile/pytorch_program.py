@@ -1,0 +1,128 @@
+"""A network that was exported by torch.export, run about as its module runs.
+
+`torch.export.unflatten` gives a program the modules of the network that it was exported of, so
+that operators are told by layer. What it gives is made for debugging: as it is, ResNet-20 takes
+2.5 times as long as its own module (batch 1, one thread), for it interprets its graph node by node.
+With code in place of that it is 13 % longer (`program.module()`, which is flat: 15 %), as each
+operator is called by its ATen overload, some microseconds slower than by the function of torch that
+a module calls. With those functions, and without what unflatten checks of each call, it is within
+1 % of the module (`benchmarks/exported_pytorch.py`).
+
+It is sent to remote devices as it is, as part of the agent.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from autoprune.profile.pytorch_runs import Runs
+
+#: What is to be known of a network whose operators can't be called by torch's own functions.
+SLOWER = (
+    "its operators are called by their ATen overloads, each some microseconds slower than in the "
+    "module it was exported of"
+)
+
+_BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType)
+
+
+class Program:
+    """A network out of a file of `torch.export.save`, ready to be timed.
+
+    Args:
+        runs: how.
+        file: with the example inputs in it.
+
+    Attributes:
+        module: the network, its modules called as in the one that was exported.
+        run: runs it once, eagerly.
+        note: what is to be known of its figures; "" for nothing.
+
+    Raises:
+        Exception: whatever torch raises where it can't load or run it.
+    """
+
+    def __init__(self, runs: Runs, file: str) -> None:
+        program = runs.torch.export.load(file)
+        if runs.cuda:
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, runs.place)
+        args, kwargs = program.example_inputs
+        self.note = ""
+        if runs.mode == "compiled":  # torch.compile sees through its calls, and needs no layers
+            self.module = program.module()
+            self.run = runs.eager(self.module, args, kwargs)
+            return
+        self.module = runs.torch.export.unflatten(program)
+        flat = self.module.process_forward_inputs(*args, **kwargs)
+        plain = runs.eager(_called_directly(self.module), flat, {})()
+        known = _by_functions(runs.torch, self.module)
+        self.run = runs.eager(_called_directly(self.module), flat, {})
+        if not _agree(runs.torch, plain, self.run):
+            for node, target in known.items():
+                node.target = target
+            self.run = runs.eager(_called_directly(self.module), flat, {})
+            self.note = SLOWER
+
+
+def _called_directly(module: Any) -> Callable[..., object]:
+    """The network as code; its inputs are those of the graph.
+
+    Args:
+        module: of `torch.export.unflatten`, whose modules run their graphs' code from now on.
+    """
+    for part in module.modules():
+        if hasattr(part, "graph_module"):
+            part.finalize()  # makes code of its graph
+            if part is not module:
+                part.forward = types.MethodType(type(part.graph_module).forward, part)
+    return types.MethodType(type(module.graph_module).forward, module)
+
+
+def _by_functions(torch: Any, module: Any) -> dict[Any, Any]:
+    """Have operators called by torch's functions of that name, as modules call them.
+
+    Returns:
+        The nodes that are changed, and what they called.
+    """
+    before = {}
+    for part in module.modules():
+        for node in part.graph.nodes if hasattr(part, "graph_module") else ():
+            if isinstance(node.target, torch._ops.OpOverload):
+                function = _function(torch, node.target.name())
+                if function is not None:
+                    before[node] = node.target
+                    node.target = function
+    return before
+
+
+def _function(torch: Any, operator: str) -> Any:
+    """torch's function for an operator ("aten::add.Tensor"); None where it has none in C++."""
+    namespace, _, name = operator.partition("::")
+    for place in (torch, torch._C._nn, torch.Tensor) if namespace == "aten" else ():
+        found = getattr(place, name.partition(".")[0], None)
+        if isinstance(found, _BUILTIN):
+            return found
+    return None
+
+
+def _agree(torch: Any, plain: object, run: Callable[[], object]) -> bool:
+    """Whether a run gives what another one gave."""
+    try:
+        found = run()
+    except Exception:  # a function that takes other arguments than the operator of its name
+        return False
+    one, other = (torch.utils._pytree.tree_leaves(each) for each in (plain, found))
+    return len(one) == len(other) and all(map(partial(_same, torch), one, other))
+
+
+def _same(torch: Any, one: Any, other: Any) -> bool:
+    if not isinstance(one, torch.Tensor):
+        return bool(one == other)
+    if not isinstance(other, torch.Tensor) or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True))
