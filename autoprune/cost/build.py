@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import binom, spearmanr
 
 from autoprune.core.candidate import Candidate
+from autoprune.core.cost import Floats
 from autoprune.core.device import DeviceSpec, Measurement
 from autoprune.core.errors import ProfilerError, TableError
 from autoprune.core.workload import Ints, KernelGraph
@@ -31,8 +32,8 @@ _FEWEST = 4
 _NEAR = 1.2
 #: One in so many is held out: without, and with kernels that another table has measured.
 _HELD, _HELD_REUSED = 4, 2
-#: So many held-out candidates at least before their error is believed.
-_ENOUGH = 10
+#: How sure it must be that the median error is below the target before a build stops.
+_SURE = 0.95
 #: Kernels measured before are worth relying on if they make up this much of the dense latency.
 _COVERED = 0.8
 #: Sessions of the dense network that may be measured beside each batch, and take time too.
@@ -60,6 +61,8 @@ class Accuracy:
     Attributes:
         candidates: how many were held out.
         median_error: median of |predicted / measured − 1|.
+        median_bound: what the median of all candidates is below, with a confidence of 95 %, by
+            those held out; NaN for fewer than 5.
         p90_error: its 90 % quantile.
         spearman: rank correlation of predicted and measured; NaN for fewer than 3.
         coverage: fraction inside the 90 % interval of prediction and measurement.
@@ -68,6 +71,7 @@ class Accuracy:
 
     candidates: int
     median_error: float
+    median_bound: float
     p90_error: float
     spearman: float
     coverage: float
@@ -101,11 +105,22 @@ def accuracy(
     return Accuracy(
         len(good),
         float(np.median(error)),
+        _median_bound(error),
         float(np.quantile(error, 0.9)),
         float(spearmanr(mean, measured).statistic) if len(good) > 2 else float("nan"),
         float(inside.mean()),
         float(np.median(noise)) if noise else float("nan"),
     )
+
+
+def _median_bound(error: Floats) -> float:
+    """What the median is below with a confidence of `_SURE`: an order statistic.
+
+    Of n values drawn, the k-th smallest is below the median where at least k are, which has the
+    probability P(B ≥ k) of a binomial B(n, 1/2).
+    """
+    rank = int(binom.isf(1.0 - _SURE, len(error), 0.5)) + 1
+    return float(np.sort(error)[rank - 1]) if rank <= len(error) else math.nan
 
 
 def build_table(
@@ -138,7 +153,8 @@ def build_table(
         device: what is measured on.
         candidates: at most this many, the dense one not counted; 8 or more.
         budget_s: seconds; no batch is begun that would not fit, by those before it.
-        target_error: stop at this median relative error.
+        target_error: stop where the median relative error is below this with a confidence of
+            95 %, by the held-out candidates.
         choices: kept counts to measure by group; any where none are given.
         seed: of the choice of candidates.
         on_progress: called with candidates done, candidates at most, and what is going on.
@@ -203,7 +219,7 @@ def build_table(
             report = accuracy(table, graph, np.vstack(held_kept), held)
             tell(done, candidates, f"median error {report.median_error:.1%}")
             goal = max(target_error, _NEAR * report.noise if np.isfinite(report.noise) else 0.0)
-            if report.candidates >= _ENOUGH and report.median_error <= goal:
+            if report.median_bound <= goal:
                 stopped = "error"
                 break
         took.append((size, time.monotonic() - began))

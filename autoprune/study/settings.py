@@ -61,8 +61,8 @@ class TableSettings(Settings):
     Attributes:
         candidates: measured at most.
         timeout_s: seconds it may take.
-        error: stop at this median relative error on held-out candidates, or at 1.2 times the
-            noise of the measuring where that is more.
+        error: stop where the held-out candidates tell, with a confidence of 95 %, that the median
+            relative error is below this, or below 1.2 times the noise where that is more.
         reuse: tables whose kernel times are taken over; true for every one of the device in
             `latency_models` and among those measured here before, false for none.
     """

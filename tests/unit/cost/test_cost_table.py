@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from cost_devices import DEVICE, FakeDevice, chain
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from autoprune.core import Candidate, KernelGraph, KernelTime, Measurement
 from autoprune.core.errors import CandidateError, ProfilerError, TableError
-from autoprune.cost.build import accuracy, build_table
+from autoprune.cost.build import _median_bound, accuracy, build_table
 from autoprune.cost.cover import covering
 from autoprune.cost.layout import Layout
 from autoprune.cost.table import LatencyTable
@@ -213,8 +216,25 @@ def test_builder_stops_at_the_error_or_the_time() -> None:
         on_progress=lambda *step: told.append(step),
     )  # fmt: skip
     assert table.info["build"]["stopped"] == "error"
-    assert table.info["build"]["candidates"] == 40
+    assert table.info["build"]["candidates"] == 24
+    assert table.info["accuracy"]["median_bound"] <= 0.2
     assert told[0][:2] == (0, 60)
+
+
+@settings(deadline=None, max_examples=20)
+@given(count=st.integers(5, 60), seed=st.integers(0, 999))
+def test_bound_of_a_median_fails_in_one_case_of_twenty_at_most(count: int, seed: int) -> None:
+    errors = np.random.default_rng(seed).exponential(size=(2000, count))
+    below = np.mean([_median_bound(sample) < math.log(2.0) for sample in errors])
+    assert below <= 0.05 + 0.02
+    # No order statistic before it would do.
+    before = np.sort(errors)[:, np.searchsorted(np.sort(errors[0]), _median_bound(errors[0])) - 1]
+    assert np.mean(before < math.log(2.0)) > 0.05 - 0.02
+
+
+def test_few_candidates_bound_no_median() -> None:
+    assert math.isnan(_median_bound(np.full(4, 0.001)))
+    assert _median_bound(np.full(5, 0.001)) == 0.001
 
 
 class SlowDevice(FakeDevice):
