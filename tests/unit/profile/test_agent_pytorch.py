@@ -22,6 +22,11 @@ from autoprune.profile.ssh_options import remote_runtime
 from autoprune.testing.profilers import conv_artifact
 
 
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++"
+)
+
+
 def started(tmp_path, files, **options):
     """An agent that has been sent some files, and their hashes."""
     agent = Agent(io.BytesIO(b"".join(files)))
@@ -127,6 +132,21 @@ def test_a_function_that_does_something_else_is_not_called(tmp_path, threads, mo
         assert torch.equal(*there.run(), call.module(*call.args))
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=NEEDS_COMPILER)])
+def test_normalisations_use_cudnn_where_modules_do(tmp_path, threads, enabled, mode):
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.LayerNorm(4)).eval()
+    with torch.backends.cudnn.flags(enabled=enabled):
+        there = program(tmp_path, ModuleCall(module, (torch.ones(1, 3, 4, 4),)), mode=mode)
+    flags = [
+        node.args[-1]
+        for part in there.module.modules()
+        for node in (part.graph.nodes if hasattr(part, "graph") else ())
+        if "norm" in str(node.target) and node.op == "call_function"
+    ]
+    assert flags == [enabled] * 3
+
+
 def test_precision_is_by_autocast_there_too(tmp_path, threads):
     call = ModuleCall(nn.Linear(4, 4), (torch.ones(2, 4),))
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
@@ -134,7 +154,7 @@ def test_precision_is_by_autocast_there_too(tmp_path, threads):
         assert found.dtype == dtype
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+@NEEDS_COMPILER
 def test_compiled(tmp_path, threads):
     call = conv_artifact("a", 8).call()
     agent, told, (digest,) = started(tmp_path, [exported(call)], mode="compiled")
