@@ -21,7 +21,6 @@ from autoprune.profile.pytorch_runs import Runs
 from autoprune.profile.ssh_options import remote_runtime
 from autoprune.testing.profilers import conv_artifact
 
-
 NEEDS_COMPILER = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++"
 )
