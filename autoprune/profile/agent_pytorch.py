@@ -76,8 +76,10 @@ class _Network:
         program: the network.
     """
 
+    note = ""
+
     def __init__(self, runs: Runs, program: Program) -> None:
-        self.program, self.note = program, program.note
+        self.program = program
         self._runs, self._ready = runs, runs.ready(program.run)
         self._timed = runs.timed(self._ready)
 

@@ -15,17 +15,11 @@ It is sent to remote devices as it is, as part of the agent.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from autoprune.profile.pytorch_runs import Runs
-
-#: What is to be known of a network whose operators can't be called by torch's own functions.
-SLOWER = (
-    "its operators are called by their ATen overloads, each some microseconds slower than in the "
-    "module it was exported of"
-)
 
 _BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType)
 
@@ -40,7 +34,6 @@ class Program:
     Attributes:
         module: the network, its modules called as in the one that was exported.
         run: runs it once, eagerly.
-        note: what is to be known of its figures; "" for nothing.
 
     Raises:
         Exception: whatever torch raises where it can't load or run it.
@@ -54,21 +47,68 @@ class Program:
             program = move_to_device_pass(program, runs.place)
         _use_cudnn(runs.torch, program)
         args, kwargs = program.example_inputs
-        self.note = ""
         if runs.mode == "compiled":  # torch.compile sees through its calls, and needs no layers
             self.module = program.module()
             self.run = runs.eager(self.module, args, kwargs)
             return
         self.module = runs.torch.export.unflatten(program)
-        flat = self.module.process_forward_inputs(*args, **kwargs)
-        plain = runs.eager(_called_directly(self.module), flat, {})()
-        known = _by_functions(runs.torch, self.module)
-        self.run = runs.eager(_called_directly(self.module), flat, {})
-        if not _agree(runs.torch, plain, self.run):
-            for node, target in known.items():
-                node.target = target
-            self.run = runs.eager(_called_directly(self.module), flat, {})
-            self.note = SLOWER
+        self._runs, self._flat = runs, self.module.process_forward_inputs(*args, **kwargs)
+        for part in _graphs(self.module):
+            _tidied(runs.torch, part.graph)
+        self.run = self._as_code()
+        self._call_functions()
+
+    def _as_code(self) -> Callable[[], object]:
+        """What runs it once, as its graphs are now."""
+        return self._runs.eager(_called_directly(self.module), self._flat, {})
+
+    def _call_functions(self) -> None:
+        """Have operators called by torch's functions of that name, as modules call them.
+
+        Those whose function takes other arguments, or gives something else, stay as they are.
+        """
+        torch, wanted = self._runs.torch, self.run()
+        operators: dict[str, list[tuple[Any, Any, Any]]] = {}
+        for part in _graphs(self.module):
+            for node in part.graph.nodes:
+                if isinstance(node.target, torch._ops.OpOverload):
+                    name = node.target.name()
+                    function = _function(torch, name)
+                    if function is not None:
+                        operators.setdefault(name, []).append((node, node.target, function))
+
+        def works(names: Iterable[str]) -> bool:
+            for name in names:
+                for node, _, function in operators[name]:
+                    node.target = function
+            self.run = self._as_code()
+            if _agrees(torch, wanted, self.run):
+                return True
+            for name in names:
+                for node, operator, _ in operators[name]:
+                    node.target = operator
+            return False
+
+        if not works(operators):
+            for name in operators:
+                works([name])
+            self.run = self._as_code()
+
+
+def _graphs(module: Any) -> list[Any]:
+    """The modules out of `torch.export.unflatten` that have a graph."""
+    return [part for part in module.modules() if hasattr(part, "graph_module")]
+
+
+def _tidied(torch: Any, graph: Any) -> None:
+    """Take out of a graph what the module does not do, and what its code can't be made of."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.name == "self":  # a module of that name, as in transformers' BERT
+            node._rename("itself")
+            if node.op == "placeholder":
+                node.target = node.name
 
 
 def _use_cudnn(torch: Any, program: Any) -> None:
@@ -87,31 +127,13 @@ def _called_directly(module: Any) -> Callable[..., object]:
     Args:
         module: of `torch.export.unflatten`, whose modules run their graphs' code from now on.
     """
-    for part in module.modules():
-        if hasattr(part, "graph_module"):
-            part.finalize()  # makes code of its graph
-            # A Sequential finds its layers without asking for them by name.
-            part.__dict__.update({n: m for n, m in part.named_children() if n.isdigit()})
-            if part is not module:
-                part.forward = types.MethodType(type(part.graph_module).forward, part)
+    for part in _graphs(module):
+        part.finalize()  # makes code of its graph
+        # A Sequential finds its layers without asking for them by name.
+        part.__dict__.update({n: m for n, m in part.named_children() if n.isdigit()})
+        if part is not module:
+            part.forward = types.MethodType(type(part.graph_module).forward, part)
     return types.MethodType(type(module.graph_module).forward, module)
-
-
-def _by_functions(torch: Any, module: Any) -> dict[Any, Any]:
-    """Have operators called by torch's functions of that name, as modules call them.
-
-    Returns:
-        The nodes that are changed, and what they called.
-    """
-    before = {}
-    for part in module.modules():
-        for node in part.graph.nodes if hasattr(part, "graph_module") else ():
-            if isinstance(node.target, torch._ops.OpOverload):
-                function = _function(torch, node.target.name())
-                if function is not None:
-                    before[node] = node.target
-                    node.target = function
-    return before
 
 
 def _function(torch: Any, operator: str) -> Any:
@@ -124,13 +146,13 @@ def _function(torch: Any, operator: str) -> Any:
     return None
 
 
-def _agree(torch: Any, plain: object, run: Callable[[], object]) -> bool:
-    """Whether a run gives what another one gave."""
+def _agrees(torch: Any, wanted: object, run: Callable[[], object]) -> bool:
+    """Whether a run gives what an earlier one gave."""
     try:
         found = run()
     except Exception:  # a function that takes other arguments than the operator of its name
         return False
-    one, other = (torch.utils._pytree.tree_leaves(each) for each in (plain, found))
+    one, other = (torch.utils._pytree.tree_leaves(each) for each in (wanted, found))
     return len(one) == len(other) and all(map(partial(_same, torch), one, other))
 
 

@@ -102,15 +102,12 @@ def test_a_connection_that_is_cut_is_made_anew(server, monkeypatch):
 def test_wrong_kernels_are_an_error_and_what_is_noted_is_told(server, monkeypatch):
     ssh_server.agent_with(monkeypatch, b'"kernels": kernels,', b'"kernels": kernels[1:],')
     ssh_server.agent_with(
-        monkeypatch,
-        b"    namespace, _, name = operator.partition",
-        b"    return torch.neg\n    namespace, _, name = operator.partition",
-        "autoprune.profile.pytorch_program",
+        monkeypatch, b'    note = ""\n', b'    note = "slow"\n', "autoprune.profile.agent_pytorch"
     )
     (found,) = server.profiler(runtime="pytorch-cpu").measure([conv_artifact("a", 8)], KERNELS)
     assert "must add up to reference_ms" in found.error
     assert found.kernels == ()
-    assert "called by their ATen overloads" in found.notes[-1]
+    assert found.notes[-1] == "slow"
 
 
 def test_a_search_with_a_table_of_operators_that_were_timed_there(server, tmp_path, monkeypatch):
