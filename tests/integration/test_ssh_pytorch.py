@@ -16,7 +16,6 @@ from autoprune.core.device import Artifact, ModuleCall
 from autoprune.cost.table import LatencyTable
 from autoprune.profile import measuring, ssh_session
 from autoprune.profile.pytorch import PyTorchProfiler
-from autoprune.study import device
 from autoprune.study.api import begin
 from autoprune.study.config import validate
 from autoprune.study.progress import Progress
@@ -111,9 +110,9 @@ def test_wrong_kernels_are_an_error_and_what_is_noted_is_told(server, monkeypatc
 
 
 def test_a_search_with_a_table_of_operators_that_were_timed_there(server, tmp_path, monkeypatch):
-    # The table need not be a good one.
+    # The table need not be a good one: short visits.
     monkeypatch.setattr(measuring, "BLOCK_MS", 2.0)
-    monkeypatch.setattr(device, "TABLE_WIDTH", 0.5)
+    monkeypatch.setattr(device, "LEARNING", replace(device.LEARNING, width=0.5))
     config = validate(
         {
             "model": "tiny_task:build",
