@@ -28,8 +28,9 @@ from autoprune.cost.table import LatencyTable
 _TRY, _FIRST, _NEXT, _MOST = 2, 8, 16, 48
 #: A table of fewer candidates is none.
 _FEWEST = 4
-#: No table beats the noise: so close to it, more candidates bring little.
-_NEAR = 1.2
+#: No table beats the noise, which is half of the difference between two halves of a measuring: so
+#: close to that difference, more candidates bring little.
+_NEAR = 0.8
 #: One in so many is held out: without, and with kernels that another table has measured.
 _HELD, _HELD_REUSED = 4, 2
 #: How sure it must be that the median error is below the target before a build stops.

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 #: A network as ONNX, and what makes its module.
 Exported = tuple[bytes, Callable[[], nn.Module]]
 
-#: Of each candidate of a latency table: the interval aimed at (half its width, as a fraction) and
-#: the seconds it may take at most.
-TABLE_WIDTH, TABLE_TIMEOUT_S = 0.015, 1.5
+#: How briefly candidates are measured that a latency table learns from: many measured roughly tell
+#: more than few measured well, for each is one of many that its model smooths over.
+LEARNING = MeasuringProtocol(runs=3, min_rounds=5, width=0.03)
+#: How closely those are measured that it is checked on.
+CHECKING = MeasuringProtocol(width=0.015)
+#: Seconds that each candidate may take at most, of either.
+TABLE_TIMEOUT_S = 1.5
 #: Where that is too short for a slow network, it may take the time of so many runs of the dense
 #: one: enough to warm it up and to visit it twice, the dense one beside it.
 TABLE_RUNS = 25
@@ -181,6 +185,11 @@ class DeviceMeasure:
 
         How slow the networks are is known when they have been measured once: where the time was
         too short for them to be, they are measured again.
+
+        Args:
+            candidates: the dense one, and others.
+            kernels: whether they are to be learned from, by their kernels too; else a table is
+                checked on them, and they are measured more closely.
         """
         copies = [candidates[0]] * TABLE_COPIES
         everything = [*candidates, *copies]
@@ -188,23 +197,22 @@ class DeviceMeasure:
         networks = self._sliced(everything)
         found: list[Measurement] = []
         for _ in range(2):
-            protocol = replace(self.table_protocol(len(everything)), kernels=kernels)
+            protocol = self.table_protocol(len(everything), kernels=kernels)
             found = self._measure(keys, networks, protocol)
             if found[0].ok:
                 self._dense_s = found[0].latency_ms / 1e3
-            wanted_s = self.table_protocol(len(everything)).timeout_s
+            wanted_s = self.table_protocol(len(everything), kernels=kernels).timeout_s
             if all(m.ok for m in found) or wanted_s <= 1.5 * protocol.timeout_s:
                 break
         return _to_the_mean(found[: len(candidates)], found[len(candidates) :])
 
-    def table_protocol(self, count: int = 1) -> MeasuringProtocol:
-        """How so many candidates of a latency table are measured."""
+    def table_protocol(self, count: int = 1, *, kernels: bool = True) -> MeasuringProtocol:
+        """How so many candidates of a latency table are measured (see `for_table`)."""
         return replace(
-            MeasuringProtocol(),
-            width=TABLE_WIDTH,
+            LEARNING if kernels else CHECKING,
             timeout_s=max(TABLE_TIMEOUT_S, TABLE_RUNS * self._dense_s) * count,
             seed=self._seed,
-            kernels=True,
+            kernels=kernels,
         )
 
     def _sliced(self, candidates: Sequence[Candidate]) -> list[Exported]:

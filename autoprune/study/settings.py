@@ -62,7 +62,7 @@ class TableSettings(Settings):
         candidates: measured at most.
         timeout_s: seconds it may take.
         error: stop where the held-out candidates tell, with a confidence of 95 %, that the median
-            relative error is below this, or below 1.2 times the noise where that is more.
+            relative error is below this, or below 0.8 times the noise where that is more.
         reuse: tables whose kernel times are taken over; true for every one of the device in
             `latency_models` and among those measured here before, false for none.
     """

@@ -16,6 +16,7 @@ from autoprune.core.device import Artifact, ModuleCall
 from autoprune.cost.table import LatencyTable
 from autoprune.profile import measuring, ssh_session
 from autoprune.profile.pytorch import PyTorchProfiler
+from autoprune.study import device
 from autoprune.study.api import begin
 from autoprune.study.config import validate
 from autoprune.study.progress import Progress

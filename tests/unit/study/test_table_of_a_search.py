@@ -206,6 +206,24 @@ def test_ratios_of_a_table_are_to_several_sessions_of_the_dense_network(network)
     assert unfair[0].latency_ms == pytest.approx(fair[0].latency_ms * 1.06 ** (-2 / 3), rel=1e-6)
 
 
+def test_candidates_to_learn_from_are_measured_briefly_and_to_check_on_closely(network):
+    from autoprune.pruning.selection import select
+
+    asked = []
+
+    class Asked(FakeProfiler):
+        def measure(self, artifacts, protocol):
+            asked.append(protocol)
+            return super().measure(artifacts, protocol)
+
+    device = DeviceMeasure(network, Asked(), lambda c: select(network, c), task().config.verify)
+    for kernels in (True, False):
+        device.for_table([network.dense, network.dense], kernels=kernels)
+    learn, check = asked
+    assert learn.kernels and not check.kernels
+    assert learn.width > check.width and learn.min_rounds < check.min_rounds
+
+
 def test_what_was_measured_is_reused_for_the_next_network(network, tmp_path, monkeypatch):
     from autoprune.pruning.selection import select
 
