@@ -220,8 +220,10 @@ def test_candidates_to_learn_from_are_measured_briefly_and_to_check_on_closely(n
     for kernels in (True, False):
         device.for_table([network.dense, network.dense], kernels=kernels)
     learn, check = asked
-    assert learn.kernels and not check.kernels
-    assert learn.width > check.width and learn.min_rounds < check.min_rounds
+    assert learn.kernels
+    assert not check.kernels
+    assert learn.width > check.width
+    assert learn.min_rounds < check.min_rounds
 
 
 def test_what_was_measured_is_reused_for_the_next_network(network, tmp_path, monkeypatch):
