@@ -124,6 +124,8 @@ class Verification:
         for name, value in data["measurement"].items():
             if isinstance(value, list):
                 value = tuple(math.nan if v is None else v for v in value)
+            if name.endswith(("_interval", "_interval_ms")) and value is not None:
+                value = tuple(map(float, value))
             elif name in ("latency_ms", "ratio") and value is None:
                 value = math.nan
             given[name] = value
@@ -131,10 +133,12 @@ class Verification:
 
 
 def _plain(value: object) -> object:
-    """JSON has no NaN and no tuples."""
+    """JSON has no NaN (None), no infinity (the word) and no tuples."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def holds(violations: Mapping[str, float]) -> bool:

@@ -71,7 +71,13 @@ def test_undecided_is_an_interval_that_holds_the_bound():
     assert not Verification(measurement(0.495), 10.0).undecided(Budget(macs=1.0))
 
 
-@pytest.mark.parametrize("found", [measurement(0.4), Measurement("a", error="no session")])
+#: As of one round alone, which tells no interval.
+ONE_ROUND = replace(measurement(0.4), ratio_interval=(0.0, math.inf), stopped="time")
+
+
+@pytest.mark.parametrize(
+    "found", [measurement(0.4), ONE_ROUND, Measurement("a", error="no session")]
+)
 def test_through_json_and_back(found):
     verification = Verification(found, 10.0)
     data = json.loads(json.dumps(verification.to_dict(), allow_nan=False))
