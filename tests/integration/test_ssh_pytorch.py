@@ -55,22 +55,18 @@ def test_keeps_the_contract(server):
     check_profiler(server.profiler(runtime="pytorch-cpu"))
 
 
-def test_the_device_is_the_one_there_running_exported_networks(server):
-    there = server.profiler(runtime="pytorch-cpu", threads=2, precision="bf16").device
-    here = PyTorchProfiler(threads=2, precision="bf16").device
-    assert there.differences(here) == {"network": ("exported", "the default")}
-    assert there.details["clock"] == here.details["clock"] == "wall"
-    assert here.details.items() <= there.details.items()
-
-
-def test_operators_are_those_of_the_profiler_here(server):
+def test_device_and_operators_are_those_of_the_profiler_here(server):
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     artifacts = [
         Artifact("two", b"", {}, call=lambda: ModuleCall(TwoBranches(), (x,))),
         conv_artifact("plain", 16, layers=3),
     ]
-    there = server.profiler(runtime="pytorch-cpu").measure(artifacts, KERNELS)
-    here = PyTorchProfiler().measure(artifacts, KERNELS)
+    remote = server.profiler(runtime="pytorch-cpu", threads=2, precision="bf16")
+    local = PyTorchProfiler(threads=2, precision="bf16")
+    assert remote.device.differences(local.device) == {"network": ("exported", "the default")}
+    assert remote.device.details["clock"] == "wall"
+    assert local.device.details.items() <= remote.device.details.items()
+    there, here = remote.measure(artifacts, KERNELS), local.measure(artifacts, KERNELS)
     for far, near in zip(there, here, strict=True):
         assert far.ok, far.error
         assert [replace(k, latency_ms=0) for k in far.kernels] == [
