@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 Exported = tuple[bytes, Callable[[], nn.Module]]
 
 #: How briefly candidates are measured that a latency table learns from: many measured roughly tell
-#: more than few measured well, for each is one of many that its model smooths over.
-LEARNING = MeasuringProtocol(runs=3, min_rounds=5, width=0.03)
+#: more than few measured well, for each is one of many that its model smooths over. The time is
+#: for each of them.
+LEARNING = MeasuringProtocol(runs=3, min_rounds=5, width=0.03, timeout_s=1.0)
 #: How closely those are measured that it is checked on.
-CHECKING = MeasuringProtocol(width=0.015)
-#: Seconds that each candidate may take at most, of either.
-TABLE_TIMEOUT_S = 1.5
+CHECKING = MeasuringProtocol(width=0.015, timeout_s=1.5)
 #: Where that is too short for a slow network, it may take the time of so many runs of the dense
 #: one: enough to warm it up and to visit it twice, the dense one beside it.
 TABLE_RUNS = 25
@@ -208,12 +207,9 @@ class DeviceMeasure:
 
     def table_protocol(self, count: int = 1, *, kernels: bool = True) -> MeasuringProtocol:
         """How so many candidates of a latency table are measured (see `for_table`)."""
-        return replace(
-            LEARNING if kernels else CHECKING,
-            timeout_s=max(TABLE_TIMEOUT_S, TABLE_RUNS * self._dense_s) * count,
-            seed=self._seed,
-            kernels=kernels,
-        )
+        each = LEARNING if kernels else CHECKING
+        seconds = max(each.timeout_s, TABLE_RUNS * self._dense_s)
+        return replace(each, timeout_s=seconds * count, seed=self._seed, kernels=kernels)
 
     def _sliced(self, candidates: Sequence[Candidate]) -> list[Exported]:
         with evaluating():

@@ -30,8 +30,7 @@ def test_a_search_with_a_table_of_another_machine_and_the_connection_cut(
     # The table need not be a good one: short visits, few rounds, and time enough to reconnect,
     # on a busy machine too.
     monkeypatch.setattr(measuring, "BLOCK_MS", 2.0)
-    monkeypatch.setattr(device, "LEARNING", replace(device.LEARNING, width=0.5))
-    monkeypatch.setattr(device, "TABLE_TIMEOUT_S", 300.0)
+    monkeypatch.setattr(device, "LEARNING", replace(device.LEARNING, width=0.5, timeout_s=300.0))
     monkeypatch.setattr(ssh_session, "ANSWER_S", 300.0)
     opened = ssh_server.Opened(monkeypatch).sessions
     folder = tmp_path / "run"
