@@ -93,6 +93,7 @@ def run(name: str, args: argparse.Namespace) -> None:
             profiler.device,
             candidates=args.candidates,
             budget_s=args.timeout,
+            target_error=args.error,
             seed=args.seed,
             on_progress=lambda done, total, text: print(f"  {done}/{total} {text}", flush=True),
             info={"network": name, "batch": batch},
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="instead of the network's own")
     parser.add_argument("--candidates", type=int, default=128, help="at most, for the table")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds, for the table")
+    parser.add_argument("--error", type=float, default=0.01, help="at which a table is done")
     parser.add_argument("--held-out", type=int, default=50)
     parser.add_argument("--edges", action="store_true", help="check at plateau edges only")
     parser.add_argument("--table", type=Path, help="use this table instead of building one")
