@@ -11,7 +11,7 @@ from typing import Any
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.agent_running import Profiled, Running, Runtime, Timed, missing
 from autoprune.profile.cpu import cpu
-from autoprune.profile.openvino_nodes import ProfiledRequest
+from autoprune.profile.openvino_nodes import ProfiledRequest, settings
 from autoprune.profile.threads import check_threads
 from autoprune.profile.visits import clock_name
 
@@ -42,12 +42,7 @@ class OpenVino(Runtime):
             raise ProfilerError(
                 f"the CPU there can't compute in {precision}; it can in {', '.join(has)}"
             )
-        self._settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        self._settings = settings(hint, threads)
         name, details = cpu()
         self.about = {
             "name": name,

@@ -13,7 +13,7 @@ from autoprune.profile.cpu import cpu
 from autoprune.profile.measuring import measure_interleaved, timed
 from autoprune.profile.node_times import LocalSource
 from autoprune.profile.openvino_kernels import profile_kernels
-from autoprune.profile.openvino_nodes import ProfiledRequest
+from autoprune.profile.openvino_nodes import ProfiledRequest, settings
 from autoprune.profile.threads import check_threads
 
 #: Precision → OpenVINO's name of it, and the capability that a CPU must have for it.
@@ -64,12 +64,7 @@ class OpenVinoProfiler:
                 f"this CPU can't compute in {precision} with OpenVINO; it can in {', '.join(can)}"
             )
         self._threads = threads
-        self._settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        self._settings = settings(hint, threads)
         name, details = cpu()
         self._device = DeviceSpec(
             name=name,

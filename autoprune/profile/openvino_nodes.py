@@ -1,4 +1,4 @@
-"""OpenVINO's own profile of a request, read; here, and on a remote device by the agent.
+"""How OpenVINO runs networks, and its own profile of a request; here, and on a remote device.
 
 It is sent there as it is: Python 3.9 and its standard library, and nothing else of autoprune.
 """
@@ -6,6 +6,21 @@ It is sent there as it is: Python 3.9 and its standard library, and nothing else
 from __future__ import annotations
 
 from typing import Any
+
+
+def settings(hint: str, threads: int) -> dict[str, Any]:
+    """Of a network on the CPU: one inference at a time, in a precision that is told.
+
+    Args:
+        hint: OpenVINO's name of the precision.
+        threads: at least 1.
+    """
+    return {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
 
 
 class ProfiledRequest:
