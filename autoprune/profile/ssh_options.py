@@ -140,7 +140,14 @@ def remote_runtime(name: str, options: Mapping[str, Any]) -> RemoteRuntime:
             "provider must be left out over ssh: it is part of the runtime's name, as in "
             f"runtime=onnxruntime-cuda; got {options['provider']!r}"
         )
-    if "calibration" not in parameters(factory):
+    known = [option for option in parameters(factory) if option != "provider"]
+    unknown = sorted(options.keys() - {*known, "calibration"})
+    if unknown:
+        raise ProfilerError(
+            f"{name} over ssh has no option {unknown[0]!r}; it has {', '.join(known)}, and ssh has "
+            "those of docs/how-to/remote-device.md"
+        )
+    if "calibration" not in known:
         given.pop("calibration", None)
     return factory(**converted(f"{name} over ssh", factory, given))
 

@@ -16,6 +16,7 @@ from autoprune.core.device import Artifact, ModuleCall
 from autoprune.cost.table import LatencyTable
 from autoprune.profile import measuring, ssh_session
 from autoprune.profile.pytorch import PyTorchProfiler
+from autoprune.profile.registry import make_profiler
 from autoprune.study import device
 from autoprune.study.api import begin
 from autoprune.study.config import validate
@@ -53,6 +54,17 @@ class TwoBranches(nn.Module):
 
 def test_keeps_the_contract(server):
     check_profiler(server.profiler(runtime="pytorch-cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["eager", "cuda-graph"])
+def test_keeps_the_contract_on_a_gpu(server, mode):
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    profiler = server.profiler(runtime="pytorch-cuda", mode=mode)
+    here = make_profiler("pytorch-cuda", mode=mode).device
+    assert profiler.device.differences(here) == {"network": ("exported", "the default")}
+    check_profiler(profiler)
 
 
 def test_device_and_operators_are_those_of_the_profiler_here(server):
