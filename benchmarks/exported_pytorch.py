@@ -50,7 +50,7 @@ def ratios(name: str, batch: int | None, timeout_s: float) -> dict[str, str]:
     for each in found[1:]:
         low, high = each.ratio_interval
         told[each.key] = f"{each.ratio:.3f} ± {(high - low) / 2:.3f}"
-    return {"batch": str(len(x)), "ms": f"{found[0].latency_ms:.2f}", **told, "note": program.note}
+    return {"batch": str(len(x)), "ms": f"{found[0].latency_ms:.2f}", **told}
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread, fp32")
     for name in given.networks:
         told = ratios(name, given.batch, given.timeout_s)
-        print(f"{name:12}", *(f"{what} {value}" for what, value in told.items() if value), sep="  ")
+        print(f"{name:12}", *(f"{what} {value}" for what, value in told.items()), sep="  ")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ transformer 2.2 times, DenseNet 3.1 times (batch 1). `program.module()`, which i
 5, 12 and 14 % longer than the module: each operator is called by its ATen overload, which is some
 microseconds slower than the function of torch that a module calls. As code, with those functions,
 and without what unflatten checks of each call, the network is within 3 % of its module
-(`benchmarks/exported_pytorch.py`, in which the same module again is within 1 %).
+(`benchmarks/exported_pytorch.py`, in which the same module again is within 2 %).
 
 It is sent to remote devices as it is, as part of the agent.
 """
