@@ -149,7 +149,10 @@ class Windows:
         while True:
             run(1)
             runs += 1
-            total, seconds = self._total(), self._clock() - start
+            # The clock first: where this process itself stands still in between, on a busy machine,
+            # the total that is read then has moved.
+            seconds = self._clock() - start
+            total = self._total()
             if total != before:
                 return total, seconds, runs
             if seconds > max(STILL_S, STILL_STEPS * self._resolution_s):

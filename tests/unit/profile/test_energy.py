@@ -72,6 +72,23 @@ def test_the_counter_is_not_read_while_most_runs_go_on():
     assert bench.reads < 60
 
 
+@pytest.mark.parametrize("read", [1, 2, 3])
+def test_a_machine_that_stands_still_for_a_while_is_no_counter_that_does(read):
+    class Stopped(Bench):
+        def read_mj(self):
+            shown = super().read_mj()
+            if self.reads == read:  # another process has the processor from here on
+                self.now += 5.0
+                self.used += 5000.0 * self.idle_w
+                self.shown = self.used
+            return shown
+
+    bench = Stopped()
+    run = bench.runner(1.0, 1.0)
+    found = Windows(bench, lambda: bench.now).per_run(lambda n: [run() for _ in range(n)])
+    assert found == pytest.approx(1.0 + bench.idle_w, rel=0.03)
+
+
 def test_energy_and_latency_have_ratios_of_their_own():
     dense, half = Bench().measure([(4.0, 10.0), (3.0, 2.0)])
     assert half.ratio == pytest.approx(0.75)
