@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from autoprune.core.errors import AutopruneError, ConfigError
 from autoprune.core.plugins import load_object
 
@@ -113,12 +115,14 @@ def _attribute(module: Any, attribute: str, target: str, what: str) -> Any:
 
 
 def call_reference(target: str, options: Mapping[str, Any], base: Path, what: str) -> Any:
-    """Import a callable and call it with options.
+    """Import a callable and call it with options; a `nn.Module`, or a class of it, is not called.
 
     Raises:
         ConfigError: it can't be imported, is not callable, or raises.
     """
     function = function_reference(target, options, base, what)
+    if isinstance(function, nn.Module):
+        return function  # calling it is running the network
     try:
         return function()
     except AutopruneError:

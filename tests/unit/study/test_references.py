@@ -36,6 +36,19 @@ def test_a_file_beside_the_config_with_its_neighbours(nets):
     assert isinstance(function_reference("nets.py:build", {"width": 5}, nets, "x"), partial)
 
 
+def test_a_network_is_not_run(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Linear):\n"
+        "    def __init__(self, width=4):\n        super().__init__(width, 2)\n\n\nnet = Net(3)\n"
+    )
+    made = [
+        call_reference("own.py:Net", {}, tmp_path, "model"),
+        call_reference("own.py:Net", {"width": 5}, tmp_path, "model"),
+        call_reference("own.py:net", {}, tmp_path, "model"),
+    ]
+    assert [each.in_features for each in made] == [4, 5, 3]
+
+
 def test_a_module_of_the_path(nets):
     assert import_reference("json:dumps", nets, "model")([1]) == "[1]"
 
