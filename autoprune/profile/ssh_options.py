@@ -116,8 +116,8 @@ def remote_runtime(name: str, options: Mapping[str, Any]) -> RemoteRuntime:
     Args:
         name: "onnxruntime-cpu", "onnxruntime-" and another execution provider, or another name in
             `RUNTIMES`.
-        options: of it, texts of an address too; `calibration`, which every search gives, is left
-            to those that have it.
+        options: of it, texts of an address too; batches for `calibration`, which every search
+            gives, are left to those that have it.
 
     Raises:
         ProfilerError: there is no such runtime, or it does not have that option or value.

@@ -238,12 +238,17 @@ def test_rubbish_and_another_version_are_told(tmp_path, threads):
         ("pytorch-cpu", {"index": 1}, "has no option 'index'; it has threads, mode, precision"),
         ("pytorch-cuda", {"threads": 2}, "has no option 'threads'; it has mode, precision, index"),
         ("pytorch-cuda", {"index": -1}, "index must be that of a GPU, from 0; got -1"),
+        ("pytorch-cpu", {"calibration": "batches.npz"}, "has no option 'calibration'"),
         ("pytorch", {}, "must be one of .*pytorch-cpu, pytorch-cuda"),
     ],
 )
 def test_wrong_options(runtime, options, said):
     with pytest.raises(ProfilerError, match=said):
         remote_runtime(runtime, options)
+
+
+def test_batches_of_a_search_are_left_to_others():
+    assert remote_runtime("pytorch-cpu", {"calibration": [torch.zeros(2)]}).runtime == "pytorch"
 
 
 def test_what_is_missing_is_told(monkeypatch, tmp_path):
