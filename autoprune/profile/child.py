@@ -174,10 +174,16 @@ class Child:
             raise ChildError(f"it says more than {REPLY_BYTES >> 20} MiB in one reply")
 
     def _step(self, deadline: float) -> bool:
-        """Wait for something to happen and read it; whether its stdin takes bytes."""
-        left = deadline - time.monotonic()
-        ready = {key.fd for key, _ in self._selector.select(max(0.0, left))} if left > 0 else set()
-        if not ready and time.monotonic() >= deadline:
+        """Wait for something to happen and read it; whether its stdin takes bytes.
+
+        The limit is on the program. What it has said counts though this process was stopped, or had
+        no processor, until the limit was over.
+        """
+        ready = self._ready(deadline - time.monotonic())
+        late = time.monotonic() >= deadline
+        if late and not ready:
+            ready = self._ready(0.0)  # a wait in which this process was stopped sees nothing
+        if late and not ready & {self._in, self._out}:
             raise ChildTimeout("it did not answer in time")
         if self._out in ready and self._drain(self._out, self._buffer) == 0:
             self._selector.unregister(self._out)
@@ -187,6 +193,10 @@ class Child:
                 self._selector.unregister(self._err)
             del self._said[:-STDERR_BYTES]
         return self._in in ready
+
+    def _ready(self, timeout_s: float) -> set[int]:
+        """The pipes that something happens at, waited for at most so long."""
+        return {key.fd for key, _ in self._selector.select(max(0.0, timeout_s))}
 
     @staticmethod
     def _drain(number: int, into: bytearray) -> int | None:
