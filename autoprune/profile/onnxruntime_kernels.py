@@ -12,15 +12,16 @@ from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.node_times import TOO_QUICK, Floats, NodeTimes, Source
 
-#: Rounds of profiled runs, each network in turn with the reference before and after it.
-ROUNDS = 5
+#: Rounds of profiled runs, each network in turn with the reference before and after it. What a
+#: machine does changes from one to the next, hardly from run to run: many short ones tell most.
+ROUNDS = 10
 
-#: Profiled runs in a row, each round: at least two, and four where they take no longer than this.
-RUNS, ENOUGH, ENOUGH_MS = 2, 4, 40.0
+#: Profiled runs in a row, each round: one, and two where they take no longer than this.
+RUNS, ENOUGH, ENOUGH_MS = 1, 2, 40.0
 
 #: More of a short network: for about this long, but at most so many, for reading the profile of
 #: more takes longer than they do.
-BLOCK_MS, MOST_RUNS = 10.0, 100
+BLOCK_MS, MOST_RUNS = 3.0, 50
 
 #: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how
 #: many it tells of a run besides one for each node, at most.
