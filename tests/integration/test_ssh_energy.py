@@ -15,6 +15,10 @@ from autoprune.testing.profilers import conv_artifact
 
 WATTS = 5.0
 
+#: Energy and latency are of different runs, one after the other, and a busy processor's speed
+#: changes in between: a run's energy may be that of a run so many times as long, or as short.
+SPEEDS = 3.0
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -32,14 +36,14 @@ def without_energy(measurement):
 
 
 def check(found, watts):
-    """That energies are of these watts: at least while the fastest run lasts, by the CPU's time."""
+    """That energies are of these watts, for as long as runs last: others have the CPU meanwhile."""
     small, large = found
     for measurement in found:
         assert measurement.ok
         assert not without_energy(measurement)
         assert measurement.energy_source == "measured"
-        least = 0.95 * watts * measurement.latency_ms
-        assert least <= measurement.energy_mj <= 500 * least
+        own = watts * measurement.latency_ms
+        assert own / SPEEDS <= measurement.energy_mj <= 500 * own
     assert small.energy_ratio == 1.0
     assert large.energy_ratio > 2
     assert large.energy_ratio_interval[0] <= large.energy_ratio <= large.energy_ratio_interval[1]
@@ -112,6 +116,7 @@ def test_a_counter_that_stands_still_leaves_the_latency_and_says_why(server, tmp
         assert said.startswith("no energy: the meter rapl stands still")
 
 
+#: 300 W for as long as the process that asks computes: what others on the machine do is no matter.
 DRIVER = """
 #include <string.h>
 #include <time.h>
@@ -127,7 +132,7 @@ int nvmlDeviceGetName(void *device, char *name, unsigned length) {
 }
 int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *millijoules) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
   *millijoules = 300ULL * (now.tv_sec * 1000ULL + now.tv_nsec / 1000000ULL);
   return device == (void *)1 ? 0 : 3;
 }
@@ -153,7 +158,7 @@ def test_a_gpus_total_is_read_there(server, driver):
     )
     (found,) = profiler.measure(networks()[1:], FEW)
     assert not without_energy(found)
-    assert 0.95 * 300.0 <= found.energy_mj / found.latency_ms <= 500 * 300.0
+    assert 300.0 / SPEEDS <= found.energy_mj / found.latency_ms <= 300.0 * SPEEDS
 
 
 def test_what_cant_be_read_there_is_told_before_anything_is_measured(server, driver, tmp_path):
