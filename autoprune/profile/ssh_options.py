@@ -141,14 +141,14 @@ def remote_runtime(name: str, options: Mapping[str, Any]) -> RemoteRuntime:
             f"runtime=onnxruntime-cuda; got {options['provider']!r}"
         )
     known = [option for option in parameters(factory) if option != "provider"]
-    unknown = sorted(options.keys() - {*known, "calibration"})
+    if "calibration" not in known and not isinstance(given.get("calibration"), str):
+        given.pop("calibration", None)
+    unknown = sorted(given.keys() - {*known, "provider"})
     if unknown:
         raise ProfilerError(
             f"{name} over ssh has no option {unknown[0]!r}; it has {', '.join(known)}, and ssh has "
             "those of docs/how-to/remote-device.md"
         )
-    if "calibration" not in known:
-        given.pop("calibration", None)
     return factory(**converted(f"{name} over ssh", factory, given))
 
 
