@@ -45,6 +45,8 @@ _OPTION = {
     "provider": "use that provider, or measure a table for this one",
     "precision": "use that precision, or measure a table for this one",
     "threads": "use as many threads, or measure a table for this number",
+    "network": "PyTorch over ssh runs exported networks, on its own machine the modules "
+    "themselves; use the table as it was measured, or measure a table for this one",
 }
 _SETTING = "give the device that option, or measure a table for this one"
 

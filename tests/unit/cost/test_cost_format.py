@@ -144,6 +144,12 @@ def test_a_table_of_another_setting_is_refused(path: Path) -> None:
         LatencyTable.load(path, other)
 
 
+def test_a_table_of_exported_networks_tells_that_no_option_helps(path: Path) -> None:
+    with pytest.raises(TableMismatchError, match="PyTorch over ssh runs exported") as refused:
+        LatencyTable.load(path, replace(DEVICE, settings={"network": "exported"}))
+    assert "that option" not in str(refused.value)
+
+
 def test_a_table_from_before_there_were_settings_tells_its_level(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()[:-1]
     header = json.loads(lines[0])
