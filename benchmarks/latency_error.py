@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--device", default="onnxruntime-cpu?threads=1")
     parser.add_argument("--batch", type=int, help="instead of the network's own")
-    parser.add_argument("--candidates", type=int, default=128, help="at most, for the table")
+    parser.add_argument("--candidates", type=int, default=256, help="at most, for the table")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds, for the table")
     parser.add_argument("--error", type=float, default=0.01, help="at which a table is done")
     parser.add_argument("--held-out", type=int, default=50)

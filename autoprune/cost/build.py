@@ -129,7 +129,7 @@ def build_table(
     measure: Measure,
     device: DeviceSpec,
     *,
-    candidates: int = 128,
+    candidates: int = 256,
     budget_s: float = 180.0,
     target_error: float = 0.01,
     choices: Mapping[str, Sequence[int]] | None = None,
