@@ -123,6 +123,7 @@ class _Measuring:
         rounds = 0
         while self.first.error is None:
             rounds += 1
+            self._take_up_again(rounds)
             active = [s for s in self.others if not s.stopped and s.error is None]
             if active:
                 self._round([active[i] for i in self.rng.permutation(len(active))])
@@ -134,6 +135,23 @@ class _Measuring:
             self._decide(active, rounds)
             if not self._late():
                 self.rest.after(np.array(self.reference.levels))
+
+    def _take_up_again(self, rounds: int) -> None:
+        """Networks that were done, where the others' rounds have shown the device to be quicker.
+
+        What was its usual speed in their rounds is then none, and too few of them count.
+        """
+        if self._late() or rounds >= (1 + RETAKES) * self.protocol.max_rounds:
+            return
+        for series in self._healthy():
+            done = int(series.steady(self.reference).sum()) if series.own else 0
+            if series.stopped == "interval" and done < self._enough:
+                series.stopped = ""
+
+    @property
+    def _enough(self) -> int:
+        """Rounds that must count before an interval is looked at."""
+        return max(2, self.protocol.min_rounds)
 
     def _healthy(self) -> list[Series]:
         return [s for s in self.others if s.error is None]
@@ -214,7 +232,7 @@ class _Measuring:
             done = self._alone() if series is self.first else 0
             if series.own:
                 done = int(series.steady(self.reference).sum())
-            if done >= max(2, protocol.min_rounds):
+            if done >= self._enough:
                 if series is self.first:
                     _, low, high = self.reference.level(protocol.confidence)
                     narrow = (high - low) / 2 <= protocol.width

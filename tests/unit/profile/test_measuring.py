@@ -270,6 +270,25 @@ def test_rounds_in_which_the_device_throttled_are_left_out_told_and_taken_again(
     assert machine.rested > 0
 
 
+def test_a_network_that_was_done_before_the_device_became_quicker_is_taken_up_again():
+    # Another process has the device's other half until the quiet network has all its rounds.
+    machine = Machine(slow=throttling(0.0, 2.0))
+    noise = np.random.default_rng(0)
+    reference, quiet, wild = (machine.runner(ms) for ms in (10.0, 5.0, 8.0))
+    _, found, _ = measure_interleaved(
+        ["reference", "quiet", "wild"],
+        [reference, quiet, lambda: wild() * float(np.exp(noise.normal(0, 0.2)))],
+        MeasuringProtocol(runs=2, width=0.05),
+        clock=lambda: machine.now,
+        sleep=machine.rest,
+    )
+    assert found.stopped == "interval"
+    assert found.ratio == pytest.approx(0.5)
+    assert len(found.samples_ms) == 6
+    assert max(found.reference_ms) < 11
+    assert "taken again" in found.notes[0]
+
+
 def test_a_device_that_recovers_when_it_rests():
     machine = Machine()
     machine.slow = lambda now: 1.8 if machine.now > 1.0 and machine.rested < 0.3 else 1.0
