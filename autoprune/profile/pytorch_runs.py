@@ -215,9 +215,9 @@ def gpu_details(torch: Any, index: int) -> tuple[str, dict[str, str]]:
         ProfilerError: torch sees no such GPU.
     """
     if not torch.cuda.is_available():
-        built = "" if torch.version.cuda else ", which was built without CUDA"
+        built = "" if torch.version.cuda else "was built without CUDA and "
         raise ProfilerError(
-            f"torch {torch.__version__} sees no NVIDIA GPU{built}; install the driver and a torch "
+            f"torch {torch.__version__} {built}sees no NVIDIA GPU; install the driver and a torch "
             "for its CUDA version (https://pytorch.org/get-started)"
         )
     count = torch.cuda.device_count()
