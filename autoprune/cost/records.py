@@ -72,6 +72,10 @@ class Observation:
             measurement.notes,
         )
 
+    def is_dense(self, layout: Layout) -> bool:
+        """Whether it is the dense network of a layout."""
+        return self.network == layout.fingerprint and self.kept == tuple(layout.units.tolist())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is empty is left out."""
         data = {

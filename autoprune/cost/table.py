@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +15,14 @@ from autoprune.core.errors import CandidateError, TableError
 from autoprune.core.workload import Ints, KernelGraph, Workloads
 from autoprune.cost.base import CostModel
 from autoprune.cost.borrow import Borrowed, aligned
-from autoprune.cost.endtoend import EndToEnd, Points
-from autoprune.cost.energy import (
-    EnergyFit,
-    LatencyAlone,
-    ReferenceEnergy,
-    fit_energy,
-    tells_energy,
-)
-from autoprune.cost.kernels import SOURCES, KernelModel, KernelSums
+from autoprune.cost.energy import LatencyAlone, ReferenceEnergy, tells_energy
+from autoprune.cost.fit import Fit
+from autoprune.cost.kernels import SOURCES, KernelModel
 from autoprune.cost.layout import Layout
 from autoprune.cost.plateaus import edges
 from autoprune.cost.pooling import Run
 from autoprune.cost.records import Observation, usable
 from autoprune.cost.work import WorkModel
-
-#: Standard deviation of the reference's ratio to itself.
-_EXACT = 0.001
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """Everything learned from the observations there are."""
-
-    kernels: KernelModel | WorkModel
-    whole: EndToEnd
-    energy: Callable[[], EnergyFit | None]
-    numbers: dict[str, int]
-    usual_variance: float
 
 
 class LatencyTable(CostModel):
@@ -81,7 +59,7 @@ class LatencyTable(CostModel):
         #: Kernel times taken over from other tables of the device.
         self.borrowed: list[Borrowed] = []
         self._known: weakref.WeakKeyDictionary[KernelGraph, Layout] = weakref.WeakKeyDictionary()
-        self._fitted: _Fit | None = None
+        self._fitted: Fit | None = None
         self._kernels: KernelModel | None = None
 
     @property
@@ -168,8 +146,8 @@ class LatencyTable(CostModel):
         """
         layout = self.layout(workloads.graph)
         fit = self._fit()
-        sums, points = _points(fit.kernels, fit.numbers, layout, workloads.kept)
-        latency = self._latency(*_ratio(fit, sums, points))
+        sums, points = fit.points(layout, workloads.kept)
+        latency = self._latency(*fit.ratio(sums, points))
         energy = fit.energy()
         if energy is None or self.reference_energy is None:
             return latency
@@ -190,7 +168,7 @@ class LatencyTable(CostModel):
     def predict_ratio(self, layout: Layout, kept: Ints) -> tuple[Floats, Floats, Ints]:
         """Ratio to the reference, its standard deviation, index into `SOURCES`; each (N,)."""
         fit = self._fit()
-        return _ratio(fit, *_points(fit.kernels, fit.numbers, layout, kept))
+        return fit.ratio(*fit.points(layout, kept))
 
     def least_sure(self, graph: KernelGraph, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next: (count,) their indices.
@@ -286,46 +264,18 @@ class LatencyTable(CostModel):
 
         return read(Path(path), device)
 
-    def _fit(self) -> _Fit:
+    def _fit(self) -> Fit:
         if self._fitted is None:
-            self._fitted = self._make_fit()
-        return self._fitted
-
-    def _make_fit(self) -> _Fit:
-        reference = self.reference
-        numbers = {fingerprint: i for i, fingerprint in enumerate(self.layouts)}
-        kernels: KernelModel | WorkModel
-        timed = any(o.kernel_ms for o in self.observations)
-        kernels = self._timed_kernels() if timed else WorkModel(list(self.layouts.values()))
-        observed = [o for f in self.layouts for o in self.observations if o.network == f]
-        # The reference is 1 by definition, however its own repeats scatter.
-        own = [self._is_reference(o) for o in observed]
-        ratio = [1.0 if r else o.ratio for o, r in zip(observed, own, strict=True)]
-        noise = [_EXACT if r else o.std for o, r in zip(observed, own, strict=True)]
-        kept = {f: np.array([o.kept for o in observed if o.network == f]) for f in self.layouts}
-        rows = [(self.layouts[f], k) for f, k in kept.items() if len(k)]
-        if not any(own):
-            rows.append((reference, reference.units[None]))
-            ratio.append(1.0)
-            noise.append(_EXACT)
-        seen = [_points(kernels, numbers, layout, k) for layout, k in rows]
-        points = Points.concatenate([p for _, p in seen])
-        variance = np.concatenate([s.variance for s, _ in seen])
-        whole = EndToEnd(points, np.array(ratio), np.array(noise), factor=0.1 if timed else 1.0)
-        usual = float(np.median(variance))
-        energy = cache(
-            partial(
-                fit_energy,
-                observed,
-                own,
+            reference = self.reference
+            timed = any(o.kernel_ms for o in self.observations)
+            self._fitted = Fit.of(
+                self._timed_kernels() if timed else WorkModel(list(self.layouts.values())),
                 self.layouts,
-                points,
+                [o for f in self.layouts for o in self.observations if o.network == f],
+                reference,
                 self.reference_energy,
-                timed=timed,
-                usual_variance=usual,
             )
-        )
-        return _Fit(kernels, whole, energy, numbers, usual)
+        return self._fitted
 
     def _timed_kernels(self) -> KernelModel:
         """The kernel model, fitted anew only when kernels were timed since."""
@@ -353,30 +303,4 @@ class LatencyTable(CostModel):
         return list(zip(own, self._timed_kernels().scales.tolist(), strict=False)) if own else []
 
     def _is_reference(self, observation: Observation) -> bool:
-        reference = self.reference
-        return observation.network == reference.fingerprint and observation.kept == tuple(
-            reference.units.tolist()
-        )
-
-
-def _points(
-    kernels: KernelModel | WorkModel, numbers: Mapping[str, int], layout: Layout, kept: Ints
-) -> tuple[KernelSums, Points]:
-    """Candidates as the end-to-end models see them."""
-    sums = kernels.predict(layout, kept)
-    number = numbers.get(layout.fingerprint, len(numbers))
-    return sums, Points(
-        sums.total,
-        sums.features,
-        sums.nodes,
-        layout.written(kept),
-        np.full(len(kept), number, dtype=np.intp),
-        list(kept / layout.units),
-    )
-
-
-def _ratio(fit: _Fit, sums: KernelSums, points: Points) -> tuple[Floats, Floats, Ints]:
-    mean, std = fit.whole.predict(points)
-    excess = np.maximum(sums.variance - fit.usual_variance, 0.0)
-    floor = 0.02 if not fit.numbers else 0.2 * float(np.sqrt(max(fit.usual_variance, 1e-8)))
-    return np.maximum(mean, floor), np.sqrt(std**2 + excess), sums.source
+        return observation.is_dense(self.reference)
