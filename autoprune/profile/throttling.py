@@ -26,8 +26,11 @@ FIRST_REST_S, RESTS = 0.25, 0.2
 
 
 def usual(levels: Floats) -> float:
-    """The reference's usual time, as a logarithm, of (n,) logarithms in the order of time."""
-    return float(np.quantile(levels, USUAL))
+    """The reference's usual time, as a logarithm, of (n,) logarithms in the order of time.
+
+    One of them, none in between: between two speeds that the device takes in turns there is none.
+    """
+    return float(np.quantile(levels, USUAL, method="nearest"))
 
 
 def throttled(levels: Floats) -> Bools:
@@ -40,7 +43,7 @@ def throttled(levels: Floats) -> Bools:
         levels: (n,) logarithms of the reference's times, in the order they were taken.
 
     Returns:
-        (n,) whether each is off.
+        (n,) whether each is off; never all of them.
     """
     if len(levels) < 2:
         return np.zeros(len(levels), dtype=bool)

@@ -1,0 +1,29 @@
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.profile.throttling import throttled, usual
+
+LEVELS = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
+
+
+@given(LEVELS)
+def test_the_usual_time_is_one_that_was_taken_and_not_off(levels):
+    found = np.array(levels)
+    assert usual(found) in found
+    assert not throttled(found)[found == usual(found)].any()
+
+
+def test_a_device_that_takes_two_speeds_in_turns_has_one_of_them_as_its_usual():
+    fast, slow = 0.0, math.log(5.0)
+    found = np.array([slow, slow, fast, slow, slow, fast, slow, slow, slow])
+    assert throttled(found).tolist() in [(found == fast).tolist(), (found == slow).tolist()]
+
+
+def test_only_what_is_far_from_the_usual_time_is_off():
+    assert throttled(np.array([0.0])).tolist() == [False]
+    assert not throttled(np.log([1.0, 1.1, 0.95, 1.05, 1.2])).any()
+    off = throttled(np.log([1.0, 1.01, 1.02, 1.8, 1.0, 1.01, 0.5, 0.99]))
+    assert np.flatnonzero(off).tolist() == [3, 6]
