@@ -292,13 +292,11 @@ def test_a_network_that_was_done_before_the_device_became_quicker_is_taken_up_ag
 def test_a_device_that_takes_two_speeds_in_turns_is_measured_at_one_of_them():
     machine = Machine()
     visits, off = iter(range(10**6)), (0, 1, 2, 4, 5, 7, 8, 9)  # the first is the warm-up
-
-    def reference(run=machine.runner(20.0)):
-        return run() * (5.0 if next(visits) in off else 1.0)
+    run = machine.runner(20.0)
 
     found = measure_interleaved(
         ["alone"],
-        [reference],
+        [lambda: run() * (5.0 if next(visits) in off else 1.0)],
         MeasuringProtocol(warmup=1, runs=1, min_rounds=9, max_rounds=6, width=1e-9),
         clock=lambda: machine.now,
         sleep=machine.rest,
