@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import Any
 
 from autoprune.core.device import ModuleCall
 from autoprune.core.errors import ProfilerError
@@ -40,6 +41,7 @@ def exported(call: ModuleCall) -> bytes:
             tensors = [*program.state_dict.values(), *program.constants.values(), *inputs]
             if any(t.device.type != "cpu" for t in tensors if isinstance(t, torch.Tensor)):
                 program = move_to_device_pass(program, "cpu")
+            _flatten(program)
             torch.export.save(program, buffer)
     except Exception as error:  # the user's forward is called: anything may come
         raise ProfilerError(
@@ -47,3 +49,19 @@ def exported(call: ModuleCall) -> bytes:
             f"{short(error)}"
         ) from error
     return buffer.getvalue()
+
+
+def _flatten(program: Any) -> None:
+    """Have a program take and give its tensors one by one, in place.
+
+    Containers of a class of its own, as the outputs of transformers are, could be read back only
+    where that class is.
+    """
+    from torch.utils._pytree import tree_flatten, tree_leaves
+
+    inputs = tree_leaves(program.example_inputs)
+    signature = program.module_call_graph[0].signature  # of the whole network
+    _, signature.in_spec = tree_flatten((tuple(inputs), {}))
+    _, signature.out_spec = tree_flatten((0,) * signature.out_spec.num_leaves)
+    signature.forward_arg_names = None
+    program.example_inputs = tuple(inputs), {}
