@@ -111,9 +111,11 @@ class Runs:
     ) -> Callable[[], object]:
         """A function that calls a network once, without gradients, in the precision."""
         torch, dtype, kind = self.torch, self._dtype, self.place.partition(":")[0]
+        # In inference mode torch.compile refuses slices of buffers.
+        quiet = torch.no_grad if self.mode == "compiled" else torch.inference_mode
 
         def run() -> object:
-            with torch.inference_mode():
+            with quiet():
                 if dtype is None:
                     return network(*args, **kwargs)
                 with torch.autocast(kind, dtype=dtype):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import shutil
 import sys
+from dataclasses import dataclass
 
 import pytest
 import tiny_task
@@ -165,6 +166,55 @@ def test_names_and_checks_that_stand_in_the_way_of_code(tmp_path, threads):
     assert [(kernel["op"], kernel["layers"]) for kernel in kernels] == [
         ("to", []), ("linear", ["self.0"]), ("linear", ["output.dense"]), ("add", []),
     ]  # fmt: skip
+
+
+@dataclass
+class Found:
+    """An output of a class of its own, as those of transformers, and an input likewise."""
+
+    scores: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+
+
+torch.export.register_dataclass(Found)
+
+
+class Finding(nn.Linear):
+    def forward(self, given, times=1, *, scale):
+        hidden = super().forward(given.scores) * times
+        return {"found": Found(hidden * scale["by"], (hidden, given.hidden[0]))}
+
+
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=NEEDS_COMPILER)])
+def test_classes_of_inputs_and_outputs_are_not_needed_there(tmp_path, threads, mode):
+    given = Found(torch.ones(2, 4), (torch.zeros(2),))
+    call = ModuleCall(Finding(4, 3), (given, 2), {"scale": {"by": torch.full((3,), 3.0)}})
+    wanted = call.module(*call.args, **call.kwargs)["found"]
+    told = torch.export.load(io.BytesIO(exported(call))).call_spec
+    assert "Found" not in repr(told)
+    there = program(tmp_path, call, mode=mode)
+    for found, known in zip(there.run(), (wanted.scores, *wanted.hidden), strict=True):
+        assert torch.allclose(found, known)
+
+
+class Positions(nn.Module):
+    """Slices a buffer, as transformers' BERT; torch.compile can't in inference mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("positions", torch.arange(8.0).expand(1, -1))
+
+    def forward(self, x):
+        return x + self.positions[:, : x.shape[1]]
+
+
+@NEEDS_COMPILER
+def test_a_slice_of_a_buffer_is_compiled(tmp_path, threads):
+    there = program(tmp_path, ModuleCall(Positions(), (torch.zeros(2, 4),)), mode="compiled")
+    runs = Runs(torch, "cpu", "compiled", "fp32", 1, 0)
+    here = runs.ready(runs.eager(Positions(), [torch.zeros(2, 4)], {}))
+    for found in (*runs.ready(there.run)(), here()):
+        assert torch.equal(found, torch.arange(4.0).expand(2, -1))
 
 
 @pytest.mark.parametrize("enabled", [True, False])
