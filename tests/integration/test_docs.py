@@ -37,7 +37,8 @@ WITH_CODE = [
 ]
 
 #: What a page says → what is run in its place: a simulated device and few steps, or more time, so
-#: that it takes seconds and needs no quiet machine. Each must stand on its page, or this list is stale.
+#: that it takes seconds and needs no quiet machine. Each must stand on its page, or this list is
+#: stale.
 QUICK = {
     "guide.md": {
         "digits.train()": "digits.train(1)",
