@@ -59,6 +59,14 @@ class Link:
         except ProfilerError:
             return 0.0  # told of each network when it is visited
 
+    def load(self, network: RemoteNetwork) -> None:
+        """Have a network loaded there, which may take minutes where it is built or compiled.
+
+        Raises:
+            ProfilerError: it can't be loaded there, or the connection was lost each time.
+        """
+        self.again(lambda session: self._load(session, network), "this was loaded")
+
     def visit(self, network: RemoteNetwork, runs: int, *, energy: bool) -> Visit:
         """Have a network run; tried once more where the connection is lost.
 
@@ -171,15 +179,19 @@ class Link:
 
 
 class Visited:
-    """A network that is timed there; its first visit, which warms it up, tells no energy.
+    """A network that is loaded there and timed; its first visit, to warm it up, tells no energy.
 
     Args:
         link: of the call.
         network: to be run.
+
+    Raises:
+        ProfilerError: as of `Link.load`.
     """
 
     def __init__(self, link: Link, network: RemoteNetwork) -> None:
         self._link, self._network = link, network
+        link.load(network)  # before the time limit of measuring begins
         self._warm = False
 
     def visit(self, runs: int) -> Visit:

@@ -79,6 +79,21 @@ def test_networks_quicker_than_the_profiles_clock_are_noted_as_here(server, monk
         assert found.notes[-1] == TOO_QUICK
 
 
+def test_networks_are_loaded_before_the_time_limit_begins(server, monkeypatch):
+    asked = []
+    real = ssh_session.Session.ask
+
+    def ask(session, do, data=b"", **arguments):
+        asked.append(do)
+        return real(session, do, data, **arguments)
+
+    monkeypatch.setattr(ssh_session.Session, "ask", ask)
+    found = server.profiler().measure([conv_artifact(n, 8) for n in ("a", "b", "c")], FEW)
+    assert all(m.ok for m in found)
+    assert asked.count("load") > 2
+    assert "load" not in asked[asked.index("run") :]
+
+
 def test_what_a_runtime_is_told_is_told_of_the_device(server):
     told = {"graph_optimization": "basic"}
     profiler, here = server.profiler(**told), OnnxRuntimeProfiler(**told)
