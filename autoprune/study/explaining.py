@@ -168,7 +168,8 @@ def _from_table(
     if not times:
         raise ProfilerError(
             "the times of layers must be measured on a device that tells them, or stand in the "
-            "run's latency table; this run has neither. Explain it where its device is"
+            "run's latency table; this run has neither. Explain it where its device is, or search "
+            "with a device that tells them (PyTorch's mode compiled tells none, eager does)"
         )
     both = {
         name: (LayerTime(dense, ()), LayerTime(pruned, ()))

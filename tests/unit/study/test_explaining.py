@@ -3,6 +3,7 @@
 import pytest
 
 from autoprune.core.device import KernelTime, Measurement
+from autoprune.core.errors import ProfilerError
 from autoprune.profile.registry import make_profiler
 from autoprune.study import explaining
 from autoprune.study.config import SearchConfig
@@ -53,3 +54,8 @@ def test_by_the_records_a_layer_that_is_gone_takes_no_time(monkeypatch):
     found = explaining._from_table([{"conv1": work, "conv2": work}, {"conv1": work}], object(), {})
     assert found["removed"] == {"conv2": 3.0}
     assert (found["dense_ms"], found["pruned_ms"], found["ratio"]) == (5.0, 1.0, 0.2)
+
+
+def test_what_to_do_where_a_device_tells_no_layers():
+    with pytest.raises(ProfilerError, match="compiled tells none, eager does"):
+        explaining._from_table([{}, {}], None, {})
