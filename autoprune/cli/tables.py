@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from autoprune.cost.compare import Agreement, Difference
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+#: A table that is off by more is a poor one, though it may be no worse than it says.
+_POOR = 0.05
 #: Signatures that a comparison lists at most, and plateau edges in a row.
 _ROWS, _EDGES = 12, 12
 
@@ -139,6 +141,9 @@ def _checked(found: TableCheck) -> RenderableType:
     verdict = Text("the table holds", style="bold green")
     if not found.holds:
         verdict = Text("the table does not hold: measure it again", style="bold red")
+    elif error.median_error > _POOR:
+        text = "the table holds, but it was poor from the start: measure it again, and longer"
+        verdict = Text(text, style="bold yellow")
     rows = [
         (
             "error",

@@ -317,7 +317,8 @@ class Session:
         else:
             if self.device is None:
                 raise ProfilerError("a budget on latency needs a device; give one by `device`")
-            self.progress.message(f"measuring the {len(chosen)} best candidates")
+            several = f"{len(chosen)} best candidates" if len(chosen) > 1 else "best candidate"
+            self.progress.message(f"measuring the {several}")
             with self.phases("measure"):
                 found = measure_until_decided(
                     self.device.candidates, candidates, self.limits, self.reference_ms

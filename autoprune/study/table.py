@@ -217,7 +217,7 @@ def told_reused(table: LatencyTable) -> str:
     if not names:
         return ""
     return (
-        f"kernel times reused of {len(names)} tables of this device ({', '.join(names)}): they "
+        f"kernel times reused of {len(names)} table{'s' * (len(names) > 1)} of this device ({', '.join(names)}): they "
         f"cover {build['reused_share']:.0%} of the network's time (profile.reuse=false measures "
         "all anew)"
     )

@@ -1,12 +1,16 @@
 """`autoprune table` and `autoprune profile --reuse`, on a fake device."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
 
 from autoprune.cli import main
+from autoprune.cli.tables import run_check
+from autoprune.cost.build import Accuracy
+from autoprune.cost.check import TableCheck
 
 TESTS = Path(__file__).parents[2]
 FAKE = "autoprune.testing.fake_profiler:FakeProfiler"
@@ -67,6 +71,25 @@ def test_show_tells_the_header_and_each_group(monkeypatch, capsys, call, tables)
     assert groups["block1.conv1"]["edges"][-1] == 32
     assert told["info"]["protocol"]["width"] > 0
     assert told["info"]["inputs"] == "2x3x8x8"
+
+
+@pytest.mark.parametrize(
+    ("off", "limit", "told"),
+    [
+        (0.01, 0.03, "the table holds\n"),
+        (0.17, 0.2, "poor from the start: measure it again"),
+        (0.17, 0.1, "the table does not hold: measure it again"),
+    ],
+)
+def test_a_table_that_holds_may_be_poor(monkeypatch, capsys, tables, off, limit, told):
+    found = Accuracy(8, off, math.nan, 2 * off, 0.9, 0.9, 0.01)
+    checked = TableCheck(found, limit, 1.0, 1.0, 0, "samples")
+    monkeypatch.setattr("autoprune.study.profiling.check_config", lambda *_, **__: checked)
+    monkeypatch.setenv("COLUMNS", "120")
+    options = {"samples": 8, "timeout_s": 1.0, "seed": 0, "as_json": False}
+    status = run_check(tables[0], None, {}, **options)
+    assert told in capsys.readouterr().out
+    assert status == (0 if off <= limit else 1)
 
 
 def test_check_finds_the_network_in_the_header(monkeypatch, capsys, call, tables):

@@ -248,7 +248,7 @@ def test_what_was_measured_is_reused_for_the_next_network(network, tmp_path, mon
     second = measure(network)
     assert second.borrowed
     assert second.info["build"]["reused_share"] > 0.9
-    assert any("kernel times reused of 1 tables of this device" in text for text in told)
+    assert any("kernel times reused of 1 table of this device" in text for text in told)
     told.clear()
     assert not measure(network, reuse=False).borrowed
     assert not any("reused" in text for text in told)
