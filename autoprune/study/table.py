@@ -216,9 +216,10 @@ def told_reused(table: LatencyTable) -> str:
     names = build.get("reused_tables") or []
     if not names:
         return ""
+    several = "s" if len(names) > 1 else ""
     return (
-        f"kernel times reused of {len(names)} table{'s' * (len(names) > 1)} of this device ({', '.join(names)}): they "
-        f"cover {build['reused_share']:.0%} of the network's time (profile.reuse=false measures "
+        f"kernel times reused of {len(names)} table{several} of this device ({', '.join(names)}): "
+        f"they cover {build['reused_share']:.0%} of the network's time (profile.reuse=false measures "
         "all anew)"
     )
 
