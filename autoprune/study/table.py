@@ -219,8 +219,8 @@ def told_reused(table: LatencyTable) -> str:
     several = "s" if len(names) > 1 else ""
     return (
         f"kernel times reused of {len(names)} table{several} of this device ({', '.join(names)}): "
-        f"they cover {build['reused_share']:.0%} of the network's time (profile.reuse=false measures "
-        "all anew)"
+        f"they cover {build['reused_share']:.0%} of the network's time (profile.reuse=false "
+        "measures all anew)"
     )
 
 
