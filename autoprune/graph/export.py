@@ -143,7 +143,12 @@ def _symbolic_len() -> Iterator[None]:
 
     Python makes a number of what `Tensor.__len__` gives, which would fix the batch in the graph.
     """
+    from torch._dynamo import trace_rules
+
     plain = builtins.len
+    # `torch.compile` notes the builtins there are when the first network is traced: without this
+    # it would note ours, and not know `len` from then on.
+    trace_rules.is_builtin_callable(plain)
 
     def length(value: Any, /) -> Any:
         return value.shape[0] if _has_batch(value) else plain(value)

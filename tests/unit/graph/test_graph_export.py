@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -237,6 +239,20 @@ def test_len_does_not_fix_the_batch():
     network = trace(Len(), torch.randn(4, 5, 6))
     assert (network.fixed_batch, network.kernels.batch) == (None, 4)
     assert len([0, 1]) == 2
+
+
+def test_torch_compile_knows_len_after_the_first_trace():
+    program = """
+import torch
+from autoprune.graph import trace
+
+trace(torch.nn.Linear(4, 8), torch.randn(2, 4))
+counted = torch.compile(lambda x: x * len({1, 2}), fullgraph=True, backend="eager")
+print(counted(torch.ones(1)).item())
+"""
+    # What torch.compile knows it finds out once in a process.
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.stdout.strip() == "2.0", told.stderr
 
 
 def test_an_output_of_an_unknown_class_is_told_with_what_to_do():
