@@ -16,12 +16,13 @@ from autoprune.profile.node_times import TOO_QUICK, Floats, NodeTimes, Source
 #: machine does changes from one to the next, hardly from run to run: many short ones tell most.
 ROUNDS = 10
 
-#: Profiled runs in a row, each round: one, and two where they take no longer than this.
-RUNS, ENOUGH, ENOUGH_MS = 1, 2, 40.0
-
-#: More of a short network: for about this long, but at most so many, for reading the profile of
-#: more takes longer than they do.
+#: Profiled runs in a row, each round: one, and for short networks as many as take about this long,
+#: but at most so many, for reading the profile of more takes longer than they do.
 BLOCK_MS, MOST_RUNS = 3.0, 50
+
+#: Before them a network that takes no longer than this is run once more: another one has had the
+#: caches meanwhile. A whole network's latency is that of the fastest in a row, which finds them warm.
+WARM_MS = 40.0
 
 #: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how
 #: many it tells of a run besides one for each node, at most.
@@ -48,8 +49,8 @@ class _Profiled:
         except ProfilerError as error:
             self.error = str(error)
 
-    def block(self, runs: int, *, counted: bool = True) -> None:
-        """Run it that many times, unless it failed before."""
+    def block(self, runs: int, *, first: int) -> None:
+        """Run it that many times, unless it failed before; the first ones do not count."""
         if self.error:
             return
         try:
@@ -57,8 +58,8 @@ class _Profiled:
         except ProfilerError as error:
             self.error = str(error)
             return
-        if counted:
-            self.blocks.append((self.count, self.count + runs))
+        if first < runs:
+            self.blocks.append((self.count + first, self.count + runs))
         self.count += runs
 
     def read(self) -> tuple[NodeTimes, list[Floats]]:
@@ -165,31 +166,43 @@ def _events(make: Callable[[int], Source]) -> int:
         return PER_RUN  # it fails again, where its error is told
 
 
-def _runs_in_a_row(latencies_ms: Sequence[float], events: int) -> list[int]:
-    """Of each so many that a block lasts long enough, and the reference's profile has room."""
-    runs = [
-        max(RUNS, math.ceil(min(ENOUGH, ENOUGH_MS / ms)), math.ceil(min(MOST_RUNS, BLOCK_MS / ms)))
-        for ms in latencies_ms
-    ]
-    runs[0] = max(1, min(runs[0], MOST_EVENTS // (ROUNDS * len(runs) * events)))
-    return runs
+def _runs_in_a_row(latencies_ms: Sequence[float], events: int) -> list[tuple[int, int]]:
+    """Of each so many that a block lasts long enough, and the first of them that do not count.
+
+    So that the reference's profile has room for them.
+    """
+    found = []
+    for number, ms in enumerate(latencies_ms):
+        first = int(ms <= WARM_MS)
+        runs = first + max(1, math.ceil(min(MOST_RUNS, BLOCK_MS / ms)))
+        if not number:
+            room = MOST_EVENTS // (ROUNDS * len(latencies_ms) * events)
+            runs = max(1, min(runs, room))
+        found.append((runs, min(first, runs - 1)))
+    return found
 
 
 def _run_rounds(
-    profiled: list[_Profiled], runs: Sequence[int], protocol: MeasuringProtocol
+    profiled: list[_Profiled], blocks: Sequence[tuple[int, int]], protocol: MeasuringProtocol
 ) -> list[list[int]]:
     """Run all; for each one and round, which of the reference's blocks came before it."""
     rng = np.random.default_rng(protocol.seed)
     reference, others = profiled[0], profiled[1:]
     visits: list[list[int]] = [[] for _ in profiled]
+
+    def visit(number: int) -> None:
+        runs, first = blocks[number]
+        profiled[number].block(runs, first=first)
+
     for each in profiled:
-        each.block(max(1, protocol.warmup), counted=False)
+        warmup = max(1, protocol.warmup)
+        each.block(warmup, first=warmup)
     for _ in range(ROUNDS):
-        reference.block(runs[0])
+        visit(0)
         for index in rng.permutation(len(others)).tolist():
-            others[index].block(runs[index + 1])
+            visit(index + 1)
             visits[index + 1].append(len(reference.blocks) - 1)
-            reference.block(runs[0])
+            visit(0)
     return visits
 
 
