@@ -21,7 +21,8 @@ ROUNDS = 10
 BLOCK_MS, MOST_RUNS = 3.0, 50
 
 #: Before them a network that takes no longer than this is run once more: another one has had the
-#: caches meanwhile. A whole network's latency is that of the fastest in a row, which finds them warm.
+#: caches meanwhile. A whole network's latency is that of the fastest run in a row, which finds them
+#: warm.
 WARM_MS = 40.0
 
 #: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how

@@ -95,6 +95,33 @@ def test_a_network_is_profiled_for_as_long_as_it_takes(latency_ms, in_a_row):
     assert sources[0].runs == 1 + 2 * rounds * 2, "before and after the other; 2 of 20 ms suffice"
 
 
+class Cold(Source):
+    """Its first run after another network takes three times as long."""
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__(nodes)
+        self.first: list[int] = []
+
+    def run(self, runs: int) -> None:
+        self.first.append(self.runs)
+        super().run(runs)
+
+    def read(self) -> NodeTimes:
+        found = super().read()
+        found.times_us[self.first] *= 3.0
+        return found
+
+
+@pytest.mark.parametrize("latency_ms", [20.0, 2.0, 0.2])
+def test_the_first_run_after_another_network_does_not_count(latency_ms):
+    def make(number: int) -> Source:
+        return Cold(5) if number else Source(5)
+
+    found = profile_kernels(make, measured(2, latency_ms), MeasuringProtocol())
+    for kernel, beside in zip(found[1].kernels, found[0].kernels, strict=True):
+        assert kernel.latency_ms == pytest.approx(beside.latency_ms)
+
+
 class Coarse(Source):
     """Four nodes of the same time below a microsecond: a run tells 1 or 0 of each."""
 
