@@ -129,4 +129,5 @@ def test_a_database_that_restarts_costs_a_shared_study_nothing(server, tmp_path)
     every = Counter(name for driver in running for _, name in calls(tmp_path, driver))
     assert every.total() == 1 + TRIALS + len(running)
     assert sorted(every.values())[-2:] == [1, 1 + len(running)]
-    assert len({process for process, _ in calls(tmp_path, "workers")}) == 3
+    # The driver, and a worker or both: where one begins late, the others may have done all by then.
+    assert len({process for process, _ in calls(tmp_path, "workers")}) in (2, 3)
