@@ -19,8 +19,8 @@ from autoprune.cost.work import WorkModel
 
 #: Standard deviation of the reference's ratio to itself.
 _EXACT = 0.001
-#: No ratio is predicted below this: where something was measured, so much of the usual error.
-_LEAST, _OF_USUAL = 0.02, 0.2
+#: No ratio is predicted below so much of the usual error.
+_OF_USUAL = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,7 @@ class Fit:
         mean, std = self.whole.predict(points)
         excess = np.maximum(sums.variance - self.usual_variance, 0.0)
         usual = float(np.sqrt(max(self.usual_variance, 1e-8)))
-        floor = _OF_USUAL * usual if self.numbers else _LEAST
-        return np.maximum(mean, floor), np.sqrt(std**2 + excess), sums.source
+        return np.maximum(mean, _OF_USUAL * usual), np.sqrt(std**2 + excess), sums.source
 
 
 def _points(
