@@ -16,8 +16,9 @@ from autoprune.profile.onnxruntime_sessions import LEVELS
 from autoprune.profile.openvino import PRECISIONS as OPENVINO
 from autoprune.profile.options import converted, parameters
 from autoprune.profile.ssh_pytorch import pytorch_cpu, pytorch_cuda
-from autoprune.profile.ssh_runtime import RemoteRuntime, checked_threads
+from autoprune.profile.ssh_runtime import RemoteRuntime
 from autoprune.profile.ssh_tensorrt import TensorRTRtxThere, TensorRTThere
+from autoprune.profile.threads import checked_threads
 
 #: What others can be told who ask for a runtime that the agent does not have.
 _INSTEAD = {

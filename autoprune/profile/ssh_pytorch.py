@@ -9,7 +9,8 @@ from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.pytorch import NO_MODULE
 from autoprune.profile.pytorch_export import exported
 from autoprune.profile.pytorch_runs import check_settings
-from autoprune.profile.ssh_runtime import RemoteRuntime, Sent, checked_threads
+from autoprune.profile.ssh_runtime import RemoteRuntime, Sent
+from autoprune.profile.threads import checked_threads
 
 #: Seconds that loading a network may take, in which it is compiled.
 COMPILE_S = 600.0

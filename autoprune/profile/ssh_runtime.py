@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.device import Artifact, KernelTime, Measurement, MeasuringProtocol
-from autoprune.core.errors import ProfilerError
 from autoprune.profile.node_times import Source
 from autoprune.profile.onnx_precision import Converter, converted
 from autoprune.profile.replies import Told
@@ -117,14 +116,3 @@ class RemoteRuntime:
             sent: the network.
         """
         return tuple(each.kernel for each in told)
-
-
-def checked_threads(threads: object) -> int:
-    """A number of threads; whether the device has as many processors is looked at there.
-
-    Raises:
-        ProfilerError: it is no integer of at least 1.
-    """
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ProfilerError(f"threads must be an integer of at least 1, got {threads!r}")
-    return threads
