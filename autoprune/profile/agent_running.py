@@ -31,7 +31,7 @@ class Running(Protocol):
 
 
 class Profiled(Protocol):
-    """A network whose runtime tells each node's time in each run."""
+    """A network whose runtime tells each node's time: `ProfiledSession` or `ProfiledRequest`."""
 
     def run(self, runs: int = 1) -> None:
         """Run it that many times."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from autoprune.core.device import KernelTime
 from autoprune.core.errors import ProfilerError
+from autoprune.profile.agent_running import Profiled
 from autoprune.profile.onnx_layers import FusedLayers
 
 Floats = npt.NDArray[np.float64]
@@ -81,16 +82,6 @@ class Source(Protocol):
 
     def read(self) -> NodeTimes:
         """All runs since it was made, or since it was last read where that can be done again."""
-
-
-class Profiled(Protocol):
-    """A network profiled in this process: `ProfiledSession` or `ProfiledRequest`."""
-
-    def run(self, runs: int = 1) -> None:
-        """Run it that many times."""
-
-    def read(self) -> tuple[list[dict[str, Any]], list[list[int]]]:
-        """Its nodes, and for each run the microseconds of each."""
 
 
 class LocalSource:

@@ -195,8 +195,8 @@ def _run_rounds(
         runs, first = blocks[number]
         profiled[number].block(runs, first=first)
 
+    warmup = max(1, protocol.warmup)
     for each in profiled:
-        warmup = max(1, protocol.warmup)
         each.block(warmup, first=warmup)
     for _ in range(ROUNDS):
         visit(0)

@@ -16,7 +16,7 @@ from autoprune.profile.tensorrt_build import BuildSettings
 from autoprune.profile.tensorrt_engines import TYPED
 from autoprune.profile.tensorrt_layers import LayerInfo
 from autoprune.profile.tensorrt_nodes import OnnxNodes
-from autoprune.profile.tensorrt_sparse import has_sparse_weights
+from autoprune.profile.tensorrt_sparse import sparse
 
 #: Seconds that loading a network may take, in which its engine is built; as of `TrtexecProfiler`.
 BUILD_S = 600.0
@@ -77,8 +77,7 @@ class TensorRTThere(RemoteRuntime):
         return tuple(nodes.kernel(layer_info(t), t.kernel.name, t.kernel.latency_ms) for t in told)
 
     def _told(self, sent: Sent) -> Sent:
-        sparse = self._build.sparse_weights and has_sparse_weights(sent.onnx)
-        line = json.dumps({"sparse": sparse}).encode() + b"\n"
+        line = json.dumps({"sparse": sparse(self._build, sent.onnx)}).encode() + b"\n"
         return Sent(line + sent.onnx, sent.inputs, sent.onnx)
 
 

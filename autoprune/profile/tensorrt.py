@@ -15,7 +15,7 @@ from autoprune.profile.tensorrt_build import BuildSettings
 from autoprune.profile.tensorrt_engines import Engines
 from autoprune.profile.tensorrt_nodes import OnnxNodes, kernels
 from autoprune.profile.tensorrt_run import EngineRun, profile_beside
-from autoprune.profile.tensorrt_sparse import has_sparse_weights
+from autoprune.profile.tensorrt_sparse import sparse
 from autoprune.profile.visits import Visit
 
 #: Engines on the GPU at a time, besides the reference's.
@@ -94,8 +94,8 @@ class TensorRTProfiler:
         runs: dict[str, EngineRun] = {}
 
         def load(artifact: Artifact) -> _Visited:
-            sparse = self._settings.sparse_weights and has_sparse_weights(artifact.onnx)
-            run = self._engines.make(artifact.onnx, artifact.inputs, sparse=sparse)
+            looked_for = sparse(self._settings, artifact.onnx)
+            run = self._engines.make(artifact.onnx, artifact.inputs, sparse=looked_for)
             runs[artifact.key] = run
             return _Visited(run)
 

@@ -11,6 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.profile.tensorrt_build import BuildSettings
+
+
+def sparse(settings: BuildSettings, onnx: bytes) -> bool:
+    """Whether a network is to run with kernels for 2:4 sparse weights: asked for, and it has some.
+
+    Args:
+        settings: of the builder.
+        onnx: the serialised model, in any precision.
+    """
+    return settings.sparse_weights and has_sparse_weights(onnx)
+
 
 def has_sparse_weights(onnx: bytes) -> bool:
     """Whether a convolution or matrix product of a network reads 2:4 sparse weights.

@@ -22,7 +22,7 @@ from autoprune.profile.tensorrt_build import BuildSettings
 from autoprune.profile.tensorrt_cache import file_name
 from autoprune.profile.tensorrt_layers import layer_times, read_layers
 from autoprune.profile.tensorrt_nodes import OnnxNodes, kernels
-from autoprune.profile.tensorrt_sparse import has_sparse_weights
+from autoprune.profile.tensorrt_sparse import sparse
 from autoprune.profile.trtexec_place import Here, Place, There
 from autoprune.profile.visits import Visit
 
@@ -197,7 +197,6 @@ class _Engine:
             *self._shapes,
         ]
         settings = profiler._settings
-        sparse = settings.sparse_weights and has_sparse_weights(artifact.onnx)
         profiler._call(
             [
                 f"--onnx={model}",
@@ -207,7 +206,7 @@ class _Engine:
                 f"--timingCacheFile={profiler._cache_path}",
                 f"--builderOptimizationLevel={settings.optimization_level}",
                 f"--device={profiler._gpu}",
-                *(["--sparsity=enable"] if sparse else []),
+                *(["--sparsity=enable"] if sparse(settings, artifact.onnx) else []),
                 *files.precision_options(settings.precision, profiler._version[0]),
                 *self._shapes,
             ]
