@@ -2,16 +2,18 @@
 
 What kernels do not explain (launches, caches, what the runtime's own profiler costs) is a Gaussian
 process on top of the sum, relative to it: an offset and a slope, a factor for each kernel
-signature and what it depends on, a time for each kernel that runs (a profile adds some to each, so
-that the sum of many small kernels is too large), a smooth function of how many elements the network
-writes (which cache they fit into), and what is particular to a single candidate: in proportion to
-its latency, and a time whatever that is. The last two make the standard deviation honest for
-candidates never run, small ones too, and let one that was run be predicted as measured.
+signature and what it depends on, what is particular to shapes (see `landmarks`), a time for each
+kernel that runs (a profile adds some to each, so that the sum of many small kernels is too large),
+a smooth function of how many elements the network writes (which cache they fit into), and what is
+particular to a single candidate: in proportion to its latency, and a time whatever that is. The
+last two make the standard deviation honest for candidates never run, small ones too, and let one
+that was run be predicted as measured. Candidates measured in one batch share the deviation of the
+reference that they were measured beside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -22,16 +24,17 @@ from scipy.optimize import minimize
 from autoprune.core.cost import Floats
 
 #: Prior medians of the standard deviations: offset (in units of the reference's latency), slope,
-#: factor of a signature, all kernels' own time, network, smooth, single candidate in proportion and
-#: in units of the reference's latency; last a factor on the stated noise.
-_PRIOR = np.log([0.05, 0.15, 0.1, 0.07, 0.02, 0.03, 0.01, 0.003, 1.0])
-_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 0.25])
+#: factor of a signature, shapes, all kernels' own time, network, smooth, single candidate in
+#: proportion and in units of the reference's latency, batch; last a factor on the stated noise.
+_PRIOR = np.log([0.05, 0.15, 0.1, 0.02, 0.07, 0.02, 0.03, 0.01, 0.003, 0.005, 1.0])
+_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0, 0.25])
 _FACTOR = 2
 #: No hyper-parameter is further from its prior's median (log).
 _FAR = 6.0
 #: Length scale of the smooth part: so many times the elements (log).
 _LENGTH = 1.0
-#: Sessions of the reference whose mean ratios are told to, each as noisy as a candidate's.
+#: Sessions of the reference whose mean ratios are told to, each as noisy as a candidate's: where
+#: it is not known what was measured in one batch.
 _REFERENCES = 3
 #: Sums below this fraction of the reference count as this, where they divide.
 _SMALLEST = 0.01
@@ -44,6 +47,7 @@ class Points:
     Attributes:
         total: (N,) summed kernel times.
         features: (N, F) sums over kernels whose factors are to be learned (see `KernelSums`).
+        shapes: (N, S) sums over kernels, by what is particular to their shapes (see `KernelSums`).
         nodes: (N,) number of kernels that run, over the reference's.
         written: (N,) elements that all kernels write.
         network: (N,) number of the network.
@@ -52,6 +56,7 @@ class Points:
 
     total: Floats
     features: Floats
+    shapes: Floats
     nodes: Floats
     written: Floats
     network: npt.NDArray[np.intp]
@@ -80,18 +85,26 @@ class EndToEnd:
         points: N candidates that were measured.
         ratio: (N,) their latency over the reference's.
         noise: (N,) standard deviation of each ratio.
+        batch: (N,) number of the batch in which it was measured; below 0 where not known.
         factor: prior standard deviation of a signature's factor: small where kernels were timed,
             large where they are guessed.
     """
 
     def __init__(
-        self, points: Points, ratio: Floats, noise: Floats, *, factor: float = 0.1
+        self,
+        points: Points,
+        ratio: Floats,
+        noise: Floats,
+        batch: npt.NDArray[np.intp] | None = None,
+        *,
+        factor: float = 0.1,
     ) -> None:
         self._points = points
         scale = np.maximum(points.total, _SMALLEST)
         self._noise = np.maximum(noise / scale, 1e-4)
         self._residual = (ratio - points.total) / scale
-        self._terms = _terms(points, points)
+        together = _together(batch, len(ratio))
+        self._terms = np.stack([*_terms(points, points), together])
         self._prior = _PRIOR.copy()
         self._prior[_FACTOR] = np.log(factor)
         start = self._prior.copy()
@@ -105,7 +118,9 @@ class EndToEnd:
         self._inverse = np.linalg.inv(gram)
         self._alpha = self._inverse @ self._residual
         self.widening = self._widening()
-        self._shared = float(np.median(noise / np.maximum(ratio, 1e-9))) / np.sqrt(_REFERENCES)
+        self._shared = 0.0
+        if not together.any():
+            self._shared = float(np.median(noise / np.maximum(ratio, 1e-9)) / np.sqrt(_REFERENCES))
 
     def _gram(self, theta: Floats) -> Floats:
         variances = np.exp(2 * theta)
@@ -140,44 +155,58 @@ class EndToEnd:
     def predict(self, points: Points) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the ratio, each (N,).
 
-        As measured beside other sessions of the reference, whose own error all ratios of a batch
-        share: no batch that was fitted tells of it.
+        As measured in a batch of its own, beside other sessions of the reference, whose own error
+        all ratios of a batch share.
         """
         variances = np.exp(2 * self._theta[:-1])
-        cross = np.tensordot(variances, _terms(points, self._points), axes=1)
+        parts = zip(variances, _terms(points, self._points), strict=False)
+        cross = np.asarray(sum(variance * part for variance, part in parts))
         scale = np.maximum(points.total, _SMALLEST)
         mean = points.total + scale * (cross @ self._alpha)
         one = np.ones_like(scale)
-        square = (points.features**2).sum(axis=1)
-        own = np.stack([one, scale**2, square, points.nodes**2, *[scale**2] * 3, one], axis=1)
+        squares = [(f**2).sum(axis=1) for f in (points.features, points.shapes)]
+        alone = np.zeros_like(one) if self._shared else scale**2
+        own = np.stack(
+            [one, scale**2, *squares, points.nodes**2, *[scale**2] * 3, one, alone], axis=1
+        )
         explained = (cross * (cross @ self._inverse)).sum(axis=1)
         left = own @ variances / scale**2 - explained
         std = self.widening * scale * np.sqrt(np.maximum(left, 1e-8))
         return mean, np.hypot(std, self._shared * mean)
 
 
-def _terms(a: Points, b: Points) -> Floats:
-    """(8, N, M) the covariance of each part of the model, before its variance."""
-    same = (a.network[:, None] == b.network[None, :]).astype(np.float64)
-    equal = np.zeros_like(same)
+def _terms(a: Points, b: Points) -> Iterator[Floats]:
+    """(N, M) the covariance of each part of the model but the batch's, before its variance."""
+    one, two = np.maximum(a.total, _SMALLEST), np.maximum(b.total, _SMALLEST)
+    constant = 1.0 / (one[:, None] * two[None, :])
+    yield constant
+    yield np.ones_like(constant)
+    yield (a.features / one[:, None]) @ (b.features / two[:, None]).T
+    yield (a.shapes / one[:, None]) @ (b.shapes / two[:, None]).T
+    yield (a.nodes / one)[:, None] * (b.nodes / two)[None, :]
+    yield (a.network[:, None] == b.network[None, :]).astype(np.float64)
+    further = np.log(np.maximum(a.written, 1.0))[:, None] - np.log(np.maximum(b.written, 1.0))
+    yield np.exp(-0.5 * (further / _LENGTH) ** 2)
+    equal = _equal(a, b)
+    yield equal
+    yield equal * constant
+
+
+def _equal(a: Points, b: Points) -> Floats:
+    """(N, M) 1 for the same candidate of the same network."""
+    equal = np.zeros((len(a.total), len(b.total)))
     for network in set(a.network.tolist()) & set(b.network.tolist()):
         i, j = np.flatnonzero(a.network == network), np.flatnonzero(b.network == network)
         x = np.stack([a.kept[n] for n in i])
         y = np.stack([b.kept[n] for n in j])
         squared = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
         equal[np.ix_(i, j)] = squared < 1e-12 * max(x.shape[1], 1)
-    one, two = np.maximum(a.total, _SMALLEST), np.maximum(b.total, _SMALLEST)
-    constant = 1.0 / (one[:, None] * two[None, :])
-    further = np.log(np.maximum(a.written, 1.0))[:, None] - np.log(np.maximum(b.written, 1.0))
-    return np.stack(
-        [
-            constant,
-            np.ones_like(same),
-            (a.features / one[:, None]) @ (b.features / two[:, None]).T,
-            (a.nodes / one)[:, None] * (b.nodes / two)[None, :],
-            same,
-            np.exp(-0.5 * (further / _LENGTH) ** 2),
-            equal,
-            equal * constant,
-        ]
-    )
+    return equal
+
+
+def _together(batch: npt.NDArray[np.intp] | None, count: int) -> Floats:
+    """(count, count) 1 for two that were measured in one batch."""
+    if batch is None:
+        return np.zeros((count, count))
+    same = (batch[:, None] == batch[None, :]) & (batch >= 0)[:, None]
+    return np.asarray(same, dtype=np.float64)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.core.cost import Costs, Floats
 from autoprune.core.device import Measurement
@@ -22,8 +23,9 @@ from autoprune.core.errors import TableFormatError
 from autoprune.core.workload import Ints, Workloads
 from autoprune.cost.base import CostModel
 from autoprune.cost.endtoend import EndToEnd, Points
-from autoprune.cost.kernels import SOURCES, KernelSums
+from autoprune.cost.kernels import KernelSums
 from autoprune.cost.layout import Layout
+from autoprune.cost.lookup import SOURCES
 from autoprune.cost.records import Observation
 from autoprune.cost.work import WorkModel
 
@@ -95,6 +97,7 @@ class EnergyFit:
         points: of them, as latency's end-to-end model sees them.
         ratio: (N,) energy over the reference's.
         noise: (N,) standard deviation of each.
+        batch: (N,) number of the batch it was measured in; below 0 where not known.
         work: guesses kernels' times from their work; None where `points` is of such guesses.
         usual_variance: of the kernel sums of what was measured.
     """
@@ -105,6 +108,7 @@ class EnergyFit:
         points: Points,
         ratio: Floats,
         noise: Floats,
+        batch: npt.NDArray[np.intp],
         *,
         work: WorkModel | None,
         usual_variance: float,
@@ -112,7 +116,7 @@ class EnergyFit:
         self._work = work
         if work is not None:
             points = _halved(points, [work.predict(layout, kept[None]) for layout, kept in rows])
-        self._whole = EndToEnd(points, ratio, noise, factor=_FACTOR)
+        self._whole = EndToEnd(points, ratio, noise, batch, factor=_FACTOR)
         self._usual_variance = usual_variance
         self._least = 0.2 * float(ratio.min())
 
@@ -182,6 +186,7 @@ def fit_energy(
     dense: Sequence[bool],
     layouts: Mapping[str, Layout],
     points: Points,
+    batch: npt.NDArray[np.intp],
     reference: ReferenceEnergy | None,
     *,
     timed: bool,
@@ -194,6 +199,7 @@ def fit_energy(
         dense: which are of the reference.
         layouts: of the networks, by fingerprint, the reference first.
         points: of the observations, as latency's end-to-end model sees them.
+        batch: (N,) number of each one's batch; below 0 where not known.
         reference: its energy.
         timed: whether kernels were timed.
         usual_variance: of the kernel sums.
@@ -214,6 +220,7 @@ def fit_energy(
         points.at(rows),
         np.array(ratios),
         np.array(noise),
+        batch[rows],
         work=WorkModel(list(layouts.values())) if timed else None,
         usual_variance=usual_variance,
     )

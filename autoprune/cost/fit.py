@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
@@ -74,13 +75,16 @@ class Fit:
         seen = [_points(kernels, numbers, layout, k) for layout, k in rows]
         points = Points.concatenate([p for _, p in seen])
         usual = float(np.median(np.concatenate([s.variance for s, _ in seen])))
-        whole = EndToEnd(points, np.array(ratio), np.array(noise), factor=0.1 if timed else 1.0)
+        factor = 0.1 if timed else 1.0
+        batch = _batches(observed, own, len(ratio))
+        whole = EndToEnd(points, np.array(ratio), np.array(noise), batch, factor=factor)
         energy = partial(
             fit_energy,
             observed,
             own,
             layouts,
             points,
+            batch,
             reference_energy,
             timed=timed,
             usual_variance=usual,
@@ -107,8 +111,21 @@ def _points(
     return sums, Points(
         sums.total,
         sums.features,
+        sums.shapes,
         sums.nodes,
         layout.written(kept),
         np.full(len(kept), number, dtype=np.intp),
         list(kept / layout.units),
     )
+
+
+def _batches(
+    observed: Sequence[Observation], own: Sequence[bool], count: int
+) -> npt.NDArray[np.intp]:
+    """(count,) number of each candidate's batch; −1 where not known, and for the reference."""
+    numbers: dict[str, int] = {}
+    result = np.full(count, -1, dtype=np.intp)
+    for i, (observation, is_reference) in enumerate(zip(observed, own, strict=True)):
+        if observation.batch and not is_reference:
+            result[i] = numbers.setdefault(observation.batch, len(numbers))
+    return result

@@ -17,19 +17,17 @@ from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.context import FLAGS, ragged
 from autoprune.cost.emptied import EMPTY
+from autoprune.cost.landmarks import LANDMARKS
 from autoprune.cost.layout import Layout
+from autoprune.cost.lookup import EXTRAPOLATED, Lookup, Times
 from autoprune.cost.pooling import Pool, Run, pool, run_scales
 from autoprune.cost.signatures import HEAVY, KernelLayout
 from autoprune.cost.staircase import Staircase
 from autoprune.cost.unseen import UnseenKernels
 
-#: Where a figure came from, best first: every kernel's very shape was measured, lies between
-#: measured ones, or does not.
-SOURCES = np.array(["table", "interpolated", "extrapolated"])
-_EXTRAPOLATED = 2
 #: Relative standard deviations: of a kernel's time in one run at least; of single kernels around
-#: their signature; outside the range.
-_NOISE, _BETWEEN, _OUTSIDE = 0.005, 0.03, 0.1
+#: their signature.
+_NOISE, _BETWEEN = 0.005, 0.03
 #: Noise is relative to a shape's time; where it mostly took none, to this fraction of the usual.
 _FUSED = 0.2
 
@@ -37,9 +35,6 @@ _FUSED = 0.2
 #: kernel takes less than the longest of them, and whether it reads a ragged number of channels; and
 #: by how much against the constant.
 _FEATURES, _OCTAVE, _RAGGED = 3, 0.2, 0.1
-
-#: Mean, standard deviation and index into `SOURCES`.
-Times = tuple[Floats, Floats, npt.NDArray[np.intp]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +45,8 @@ class KernelSums:
         total: (N,) over all kernels.
         features: (N, F) over the kernels of each part, whose factor end-to-end runs tell: the sum,
             and what the factor may depend on (see `KernelModel.parts`).
+        shapes: (N, S) sums over the kernels of each part of their times' shares in the features of
+            their shapes (see `landmarks`).
         nodes: (N,) how many kernels take time of their own, over the reference's number.
         variance: (N,) of the whole sum.
         source: (N,) index into `SOURCES`.
@@ -57,6 +54,7 @@ class KernelSums:
 
     total: Floats
     features: Floats
+    shapes: Floats
     nodes: Floats
     variance: Floats
     source: npt.NDArray[np.intp]
@@ -81,7 +79,7 @@ class KernelModel:
         sums = {s: float(t.sum()) for s, t in even.items()}
         total = sum(sums.values())
         self._curves = {
-            s: _Lookup(_curve(p, even[s], choose=sums[s] > 0.01 * total)) if sums[s] > 0 else None
+            s: _curve(p, even[s], choose=sums[s] > 0.01 * total) if sums[s] > 0 else None
             for s, p in pools.items()
         }
         self._longest = {s: float(t.max()) for s, t in even.items() if sums[s] > 0}
@@ -102,6 +100,7 @@ class KernelModel:
         """Kernel times of (N, G) candidates of a network."""
         total = np.zeros(len(kept))
         features = np.zeros((len(self.parts) + 1, len(kept), _FEATURES))
+        shapes = np.zeros((len(self.parts), len(kept), LANDMARKS))
         variance, nodes = np.zeros(len(kept)), np.zeros(len(kept))
         source = np.zeros(len(kept), dtype=np.intp)
         column = {s: i for i, s in enumerate(self.parts)}
@@ -123,12 +122,15 @@ class KernelModel:
                 mean = mean * self._factor(layout, indices, name)
                 total += mean.sum(axis=1)
                 features[column.get(name, -1)] += _features(mean, x, self._longest.get(name))
+                if name in column:
+                    shapes[column[name]] += self._of_shapes(name, mean, x)
                 nodes += (mean > 0).sum(axis=1)
                 variance += (std**2).sum(axis=1)
                 np.maximum(source, rank.max(axis=1), out=source)
         return KernelSums(
             total / self.unit,
             np.concatenate(list(features), axis=1) / self.unit,
+            np.hstack([np.zeros((len(kept), 0)), *shapes]) / self.unit,
             nodes / self.nodes,
             variance / self.unit**2,
             source,
@@ -164,7 +166,14 @@ class KernelModel:
             return curve.predict(np.maximum(x, 1) if empty else x)
         kernels = [layout.kernels[i] for i in indices]
         mean, std = (self._unseen.alone if empty else self._unseen.predict)(kernels, x)
-        return mean, std, np.full(mean.shape, _EXTRAPOLATED, dtype=np.intp)
+        return mean, std, np.full(mean.shape, EXTRAPOLATED, dtype=np.intp)
+
+    def _of_shapes(self, signature: str, times: Floats, x: Ints) -> Floats:
+        """(N, LANDMARKS) of (N, K) kernels of one signature and of these shapes."""
+        curve = self._curves[signature]
+        assert curve is not None  # parts take time
+        features = curve.features(np.maximum(x, 1) if signature.endswith(EMPTY) else x)
+        return np.asarray(np.einsum("nk,nkm->nm", times, features))
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next (see `LatencyTable.least_sure`)."""
@@ -218,56 +227,7 @@ def _features(times: Floats, x: Ints, longest: float | None) -> Floats:
     )
 
 
-class _Lookup:
-    """A signature's staircase with every shape that was ever asked for kept.
-
-    Args:
-        curve: the staircase.
-    """
-
-    def __init__(self, curve: Staircase) -> None:
-        self.curve = curve
-        self._codes = np.zeros(0, dtype=np.int64)
-        self._values: Times = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)
-
-    def predict(self, x: Ints) -> Times:
-        """Mean, standard deviation and source, each (N, K), of (N, K, D) channel counts."""
-        n, k, d = x.shape
-        flat = x.reshape(n * k, d)
-        bits = 62 // d
-        if flat.max(initial=0) >> bits:  # too large for a code: computed afresh
-            mean, std, rank = self._compute(flat)
-            return mean.reshape(n, k), std.reshape(n, k), rank.reshape(n, k)
-        code = flat @ (1 << bits * np.arange(d, dtype=np.int64))
-        at = np.searchsorted(self._codes, code)
-        found = at < len(self._codes)
-        found[found] = self._codes[at[found]] == code[found]
-        if not found.all():
-            self._learn(code[~found], flat[~found])
-            at = np.searchsorted(self._codes, code)
-        at = at.reshape(n, k)
-        mean, std, rank = self._values
-        return mean[at], std[at], rank[at]
-
-    def _learn(self, code: Ints, shapes: Ints) -> None:
-        new, first = np.unique(code, return_index=True)
-        values = self._compute(shapes[first])
-        codes = np.concatenate([self._codes, new])
-        order = np.argsort(codes)
-        self._codes = codes[order]
-        mean, std, rank = (
-            np.concatenate([a, b])[order] for a, b in zip(self._values, values, strict=True)
-        )
-        self._values = mean, std, rank
-
-    def _compute(self, shapes: Ints) -> Times:
-        mean, std = self.curve.predict(shapes)
-        known, inside = self.curve.measured(shapes), self.curve.inside(shapes)
-        rank = np.where(known, 0, np.where(inside, 1, _EXTRAPOLATED))
-        return mean, np.where(inside, std, np.maximum(std, _OUTSIDE * mean)), rank
-
-
-def _curve(one: Pool, even: Floats, *, choose: bool) -> Staircase:
+def _curve(one: Pool, even: Floats, *, choose: bool) -> Lookup:
     """Fit the staircase of a signature; the noise is that of repeats of a shape.
 
     Single kernels that never took time of their own are fused there whatever their shape: they
@@ -285,7 +245,7 @@ def _curve(one: Pool, even: Floats, *, choose: bool) -> Staircase:
     relative = (np.abs(even - median[inverse]) / scale[inverse])[count[inverse] > 1]
     spread = 1.48 * float(np.median(relative)) * 1.2 if len(relative) else 0.03
     noise = np.maximum(spread / np.sqrt(count), _NOISE) * scale
-    return Staircase(shapes, median, noise, choose=choose, flags=FLAGS)
+    return Lookup(Staircase(shapes, median, noise, choose=choose, flags=FLAGS), shapes)
 
 
 def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int], float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class Observation:
         origin: "build" (fitted), "check" (held out, then fitted too) or "verified" (a search's).
         energy_ratio: energy over the reference's, measured beside it, or None.
         energy_std: standard deviation of that ratio, or None.
+        batch: a name shared by those that were measured beside the same sessions of the reference;
+            "" where that is not known.
         notes: what is to be known of the figures: rounds that were left out since the device was
             throttled, nodes that ran elsewhere, why there is no energy.
     """
@@ -50,9 +53,12 @@ class Observation:
     energy_ratio: float | None = None
     energy_std: float | None = None
     notes: tuple[str, ...] = ()
+    batch: str = ""
 
     @classmethod
-    def of(cls, layout: Layout, kept: Ints, measurement: Measurement, origin: str) -> Observation:
+    def of(
+        cls, layout: Layout, kept: Ints, measurement: Measurement, origin: str, batch: str = ""
+    ) -> Observation:
         """Read a successful measurement; runtime nodes are charged to the network's kernels."""
         times: tuple[float, ...] = ()
         if measurement.kernels:
@@ -70,6 +76,7 @@ class Observation:
             origin,
             *energy_ratio_of(measurement),
             measurement.notes,
+            batch,
         )
 
     def is_dense(self, layout: Layout) -> bool:
@@ -91,10 +98,9 @@ class Observation:
             "energy_ratio": self.energy_ratio,
             "energy_std": self.energy_std,
             "notes": list(self.notes),
+            "batch": self.batch,
         }
-        return {
-            k: v for k, v in data.items() if v is not None and not (isinstance(v, list) and not v)
-        }
+        return {k: v for k, v in data.items() if v is not None and v != [] and v != ""}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Observation:
@@ -112,6 +118,7 @@ class Observation:
             _number(data.get("energy_ratio")),
             _number(data.get("energy_std")),
             tuple(str(note) for note in data.get("notes", ())),
+            str(data.get("batch", "")),
         )
 
 
@@ -128,6 +135,12 @@ def energy_ratio_of(measurement: Measurement) -> tuple[float | None, float | Non
     if not (math.isfinite(low) and math.isfinite(high)):
         return ratio, None
     return ratio, max((high - low) / (2 * 1.96), _LEAST * ratio)
+
+
+def batch_name(measurements: Sequence[Measurement]) -> str:
+    """A short name of what was measured in one call, by what was measured (hexadecimal)."""
+    figures = [(m.latency_ms, m.ratio, m.samples_ms) for m in measurements]
+    return hashlib.sha256(repr(figures).encode()).hexdigest()[:8]
 
 
 def usable(measurement: Measurement) -> bool:

@@ -17,8 +17,9 @@ from autoprune.cost.base import CostModel
 from autoprune.cost.borrow import Borrowed, aligned
 from autoprune.cost.energy import LatencyAlone, ReferenceEnergy, tells_energy
 from autoprune.cost.fit import Fit
-from autoprune.cost.kernels import SOURCES, KernelModel
+from autoprune.cost.kernels import KernelModel
 from autoprune.cost.layout import Layout
+from autoprune.cost.lookup import SOURCES
 from autoprune.cost.plateaus import edges
 from autoprune.cost.pooling import Run
 from autoprune.cost.records import Observation, usable
@@ -100,7 +101,11 @@ class LatencyTable(CostModel):
         return self.layout(graph).fingerprint in self.layouts
 
     def add(
-        self, workloads: Workloads, measurements: Sequence[Measurement], origin: str = "build"
+        self,
+        workloads: Workloads,
+        measurements: Sequence[Measurement],
+        origin: str = "build",
+        batch: str = "",
     ) -> int:
         """Take in measurements of N candidates; failed ones are left out.
 
@@ -108,6 +113,7 @@ class LatencyTable(CostModel):
             workloads: of the candidates, in the order of the measurements.
             measurements: ratios must be to this table's reference.
             origin: see `Observation.origin`.
+            batch: see `Observation.batch`.
 
         Returns:
             How many were taken in.
@@ -124,7 +130,7 @@ class LatencyTable(CostModel):
         taken = [(k, m) for k, m in zip(workloads.kept, measurements, strict=True) if usable(m)]
         if taken:
             self.layouts.setdefault(layout.fingerprint, layout)
-            new = [Observation.of(layout, k, m, origin) for k, m in taken]
+            new = [Observation.of(layout, k, m, origin, batch) for k, m in taken]
             for observation, (_, measurement) in zip(new, taken, strict=True):
                 if self.reference_energy is None and self._is_reference(observation):
                     self.reference_energy = ReferenceEnergy.of(measurement)

@@ -54,7 +54,9 @@ class WorkModel:
         source = np.where(unknown > 0, 2, 1)
         none = np.zeros(len(kept))  # no profile, whose cost for each kernel were to be taken off
         parts /= self.unit
-        return KernelSums(parts.sum(axis=1), parts, none, (unknown / self.unit) ** 2, source)
+        shapes = np.zeros((len(kept), 0))  # the blocks stand for them
+        variance = (unknown / self.unit) ** 2
+        return KernelSums(parts.sum(axis=1), parts, shapes, none, variance, source)
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which candidates to measure next: as they come, for one guess is as good as another."""

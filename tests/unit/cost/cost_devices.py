@@ -149,7 +149,10 @@ class FakeDevice:
         """The true ratio to the dense network."""
         return self.latency(candidate) / self.dense
 
-    def measure(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+    def measure(
+        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+    ) -> list[Measurement]:
+        del closely
         self.calls.append(len(candidates))
         return [self._one(i, c, kernels) for i, c in enumerate(candidates)]
 

@@ -14,7 +14,8 @@ def candidates(count: int, seed: int) -> tuple[Points, np.ndarray]:
     parts = (time + 0.2 * nodes)[:, None] * np.array([0.7, 0.3])
     kept = [rng.random(5) for _ in range(count)]
     network, written = np.zeros(count, dtype=np.intp), np.full(count, 1e6)
-    return Points(parts.sum(axis=1), parts, nodes, written, network, kept), time
+    shapes = np.zeros((count, 2))
+    return Points(parts.sum(axis=1), parts, shapes, nodes, written, network, kept), time
 
 
 def test_what_a_profile_adds_to_each_kernel_is_taken_off() -> None:
@@ -35,6 +36,44 @@ def test_slower_where_a_cache_is_too_small() -> None:
     model = EndToEnd(points.at(range(40)), ratio[:40], np.full(40, 0.001))
     mean, _ = model.predict(points.at(range(40, 60)))
     assert np.median(np.abs(mean / ratio[40:] - 1)) < 0.005
+
+
+def test_shapes_that_take_more_than_their_kernels_say() -> None:
+    points, ratio = candidates(120, 8)
+    odd = np.random.default_rng(9).random(120) * points.total  # the time of kernels of such shapes
+    points = replace(points, shapes=np.stack([odd, points.total - odd], axis=1))
+    ratio = ratio + 0.08 * odd
+    model = EndToEnd(points.at(range(60)), ratio[:60], np.full(60, 0.001))
+    mean, _ = model.predict(points.at(range(60, 120)))
+    assert np.median(np.abs(mean / ratio[60:] - 1)) < 0.003
+    plain = replace(points, shapes=np.zeros((120, 2)))
+    unaware = EndToEnd(plain.at(range(60)), ratio[:60], np.full(60, 0.001))
+    mean, _ = unaware.predict(plain.at(range(60, 120)))
+    assert np.median(np.abs(mean / ratio[60:] - 1)) > 0.01
+
+
+def test_what_a_batch_shares_is_not_learned() -> None:
+    """One session of the reference was slow in each batch: by itself no candidate's fault."""
+    points, ratio = candidates(160, 10)
+    batch = np.repeat(np.arange(8), 10)
+    slow = np.random.default_rng(11).normal(0, 0.03, 8)
+    seen = ratio[:80] * (1 + slow[batch] - slow.mean())
+    known = EndToEnd(points.at(range(80)), seen, np.full(80, 0.001), batch)
+    unknown = EndToEnd(points.at(range(80)), seen, np.full(80, 0.001))
+    rest = points.at(range(80, 160))
+    errors = [np.median(np.abs(m.predict(rest)[0] / ratio[80:] - 1)) for m in (known, unknown)]
+    assert errors[0] < 0.6 * errors[1]
+    mean, std = known.predict(rest)
+    assert np.median(std / mean) > 0.015  # as measured beside yet another session
+    assert np.median(std / mean) < 0.06
+
+
+def test_a_batch_that_is_not_known_is_none() -> None:
+    points, ratio = candidates(40, 12)
+    unknown = EndToEnd(points, ratio, np.full(40, 0.002), np.full(40, -1))
+    none = EndToEnd(points, ratio, np.full(40, 0.002))
+    for found, wanted in zip(unknown.predict(points), none.predict(points), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_intervals_are_honest_for_small_candidates_too() -> None:

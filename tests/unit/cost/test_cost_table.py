@@ -247,7 +247,9 @@ class SlowDevice(FakeDevice):
         self.now, self.seconds, self.beside = 0.0, seconds, beside
         patch.setattr("autoprune.cost.build.time", SimpleNamespace(monotonic=lambda: self.now))
 
-    def measure(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+    def measure(
+        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+    ) -> list[Measurement]:
         self.now += self.seconds * (len(candidates) + self.beside)
         return super().measure(candidates, kernels=kernels)
 
@@ -265,6 +267,67 @@ def test_builder_keeps_to_its_time(
     assert table.info["build"]["stopped"] == "time"
     assert device.now <= budget_s
     assert table.info["build"]["candidates"] >= 0.5 * budget_s
+
+
+def test_builder_keeps_to_its_time_where_profiling_takes_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Profiling(SlowDevice):
+        def measure(
+            self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+        ) -> list[Measurement]:
+            self.now += 3.0 * self.seconds * len(candidates) if kernels else 0.0
+            return super().measure(candidates, kernels=kernels)
+
+    for budget_s in (300.0, 400.0, 500.0, 600.0):
+        device = Profiling(chain((16, 32)), monkeypatch, seconds=1.0)
+        table = build_table(
+            device.graph, device.measure, DEVICE, target_error=0.0, budget_s=budget_s
+        )
+        assert table.info["build"]["stopped"] == "time"
+        assert 0.85 * budget_s < device.now <= budget_s
+
+
+def test_most_candidates_of_a_large_table_are_not_profiled() -> None:
+    graph = chain((32, 48, 64))
+    device = FakeDevice(graph, noise=0.0)
+    asked: list[tuple[bool, int]] = []
+
+    def measure(candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+        asked.append((kernels, len(candidates) - 1))
+        return device.measure(candidates, kernels=kernels)
+
+    table = build_table(
+        graph, measure, DEVICE, candidates=300, target_error=0.0, budget_s=1e9
+    )  # fmt: skip
+    counts = np.cumsum([count for _, count in asked])
+    assert all(kernels for (kernels, _), before in zip(asked[1:], counts, strict=False)
+               if before < 64)  # fmt: skip
+    later = [kernels for (kernels, _), before in zip(asked[1:], counts, strict=False)
+             if before >= 64]  # fmt: skip
+    assert any(later)
+    assert later.count(False) > later.count(True)
+    profiled = [bool(o.kernel_ms) for o in table.observations]
+    assert profiled.count(True) == sum(n for k, n in asked if k) + sum(k for k, _ in asked)
+    error, _, _ = errors(table, device, random_kept(graph, 100, 5))
+    assert np.median(error) < 0.01
+
+
+def test_what_was_measured_in_one_call_is_one_batch() -> None:
+    graph = chain((16, 32))
+    calls: list[list[float]] = []
+    device = FakeDevice(graph, noise=0.01)
+
+    def measure(candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+        found = device.measure(candidates, kernels=kernels)
+        calls.append([m.ratio for m in found])
+        return found
+
+    table = build_table(graph, measure, DEVICE, candidates=40, target_error=0.0, budget_s=1e9)
+    batches = {o.batch: sorted(x.ratio for x in table.observations if x.batch == o.batch)
+               for o in table.observations}  # fmt: skip
+    assert sorted(batches.values()) == sorted(sorted(ratios) for ratios in calls)
+    assert len(batches) > 3
 
 
 def test_too_short_a_time_is_refused_and_says_how_long_would_do(
