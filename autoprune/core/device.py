@@ -133,9 +133,9 @@ class EnergyMeter(TypingProtocol):
 class MeasuringProtocol:
     """How to measure on a machine that is not quiet.
 
-    The reference (the first artifact) is run before each of the others in every round, rounds
-    visit the artifacts in shuffled order, and a ratio is taken against the reference's runs
-    beside it; so a drift of the machine cancels.
+    The reference (the first artifact) is run before and after each of the others in every round
+    (or before and after a few, see `between`), rounds visit the artifacts in shuffled order, and a
+    ratio is taken against the reference's runs beside it; so a drift of the machine cancels.
 
     Attributes:
         warmup: untimed runs of each artifact.
@@ -149,6 +149,7 @@ class MeasuringProtocol:
         seed: of the shuffling.
         kernels: also profile each artifact's kernels (in `Measurement.kernels`).
         meter: also read the energy of each artifact's runs from this meter.
+        between: so many artifacts are run between two runs of the reference; more are quicker.
     """
 
     warmup: int = 3
@@ -161,6 +162,7 @@ class MeasuringProtocol:
     seed: int = 0
     kernels: bool = False
     meter: EnergyMeter | None = None
+    between: int = 1
 
 
 @dataclass(frozen=True)

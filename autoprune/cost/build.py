@@ -19,7 +19,7 @@ from autoprune.core.workload import Ints, KernelGraph
 from autoprune.cost.borrow import borrow_for
 from autoprune.cost.cover import covering
 from autoprune.cost.layout import Layout
-from autoprune.cost.records import halves, ratio_std, usable
+from autoprune.cost.records import batch_name, halves, ratio_std, usable
 from autoprune.cost.table import LatencyTable
 
 #: Candidates of the first batch, which tells how long one takes; up to the second; and of a later
@@ -39,6 +39,9 @@ _SURE = 0.95
 _COVERED = 0.8
 #: Sessions of the dense network that may be measured beside each batch, and take time too.
 _BESIDE = 3
+#: So many candidates have their kernels profiled, and then those of one batch in so many: profiling
+#: takes several times as long as measuring, and further candidates tell of whole networks too.
+_PROFILED, _PROFILE_EVERY = 64, 3
 #: Candidates that those to measure next are chosen from, for each one chosen.
 _POOL = 8
 
@@ -46,12 +49,15 @@ _POOL = 8
 class Measure(Protocol):
     """Measures candidates of one network on the device."""
 
-    def __call__(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+    def __call__(
+        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+    ) -> list[Measurement]:
         """One measurement for each; the first candidate is the reference of every ratio.
 
         Args:
             candidates: the first is dense.
             kernels: whether each kernel's time is wanted too.
+            closely: whether a table is checked on them; else one learns from them.
         """
 
 
@@ -129,7 +135,7 @@ def build_table(
     measure: Measure,
     device: DeviceSpec,
     *,
-    candidates: int = 256,
+    candidates: int = 512,
     budget_s: float = 180.0,
     target_error: float = 0.01,
     choices: Mapping[str, Sequence[int]] | None = None,
@@ -142,7 +148,8 @@ def build_table(
 
     Batches of candidates are measured beside the dense network; a quarter of each, drawn at
     random, is held out to tell the table's error, and only then taken in. Of the others, those
-    are measured in whose kernels the model is least sure. Batches go on until the median error is
+    are profiled in whose kernels the model is least sure; after a while most batches are measured
+    without profiling, which is quicker. Batches go on until the median error is
     below the target (or near the noise, which no table can beat), all candidates are used up, or
     the time is. The first batch is small, so that a short time is respected on a slow device too.
     Kernels that another table of the device has measured need no measuring again: what is left to
@@ -184,20 +191,20 @@ def build_table(
     every = _HELD
     started = time.monotonic()
     table: LatencyTable | None = None
-    held_kept: list[Ints] = []
-    held: list[Measurement] = []
+    held = _HeldOut(graph)
     done, failed, stopped, report = 0, 0, "candidates", None
     size = min(_TRY, candidates)
-    took: list[tuple[int, float]] = []
+    took: dict[bool, list[tuple[int, float]]] = {True: [], False: []}
+    number, profile = 0, True
     while done < candidates:
         began = time.monotonic()
         checks = np.arange(done + 1, done + size + 1) % every == 0
         chosen = plan[done : done + size].copy()
-        if table is not None and done >= _FEWEST:
+        if table is not None and done >= _FEWEST and profile:
             chosen[~checks] = pool[table.least_sure(graph, pool, int((~checks).sum()))]
         rows = np.vstack([graph.units[None], chosen])
         tell(done, candidates, f"measuring {size} candidates")
-        results = measure(graph.instantiate(rows).candidates(), kernels=True)
+        results = measure(graph.instantiate(rows).candidates(), kernels=profile)
         if not usable(results[0]):
             raise ProfilerError(
                 "the dense network must be measurable to build a latency table; "
@@ -208,25 +215,26 @@ def build_table(
             table.borrowed = borrowed
         fitted = np.concatenate([[True], ~checks])
         failed += sum(not usable(r) for r in results)
-        table.add(
-            graph.instantiate(rows[fitted]), [r for r, f in zip(results, fitted, strict=True) if f]
-        )
-        held_kept.append(rows[~fitted])
-        held += [r for r, f in zip(results, fitted, strict=True) if not f]
+        batch = batch_name(results)
+        learned = [r for r, f in zip(results, fitted, strict=True) if f]
+        table.add(graph.instantiate(rows[fitted]), learned, batch=batch)
+        held.add(rows[~fitted], [r for r, f in zip(results, fitted, strict=True) if not f], batch)
         done += size
         if borrowed and table.covered(graph) >= _COVERED:
             every = _HELD_REUSED
-        if any(usable(m) for m in held):
-            report = accuracy(table, graph, np.vstack(held_kept), held)
+        if held.usable:
+            report = held.accuracy(table)
             tell(done, candidates, f"median error {report.median_error:.1%}")
             goal = max(target_error, _NEAR * report.noise if np.isfinite(report.noise) else 0.0)
             if report.median_bound <= goal:
                 stopped = "error"
                 break
-        took.append((size, time.monotonic() - began))
-        one_s = took[-1][1] / size
+        took[profile].append((size, time.monotonic() - began))
+        one_s = took[profile][-1][1] / size
         left_s = budget_s - (time.monotonic() - started)
-        fits = _fitting(took, left_s)
+        number += 1
+        profile = done < _PROFILED or number % _PROFILE_EVERY == 0
+        fits = _fitting(took[profile] or took[not profile], left_s)
         if done < _FEWEST and left_s > 0:
             fits = max(fits, _FEWEST - done)  # the first batch was slow: the network was exported
         wanted = _FIRST - done if done < _FEWEST else min(max(_NEXT, done // 2), _MOST)
@@ -242,12 +250,12 @@ def build_table(
             f"(profile.timeout_s, --timeout) to {math.ceil(2 * _FIRST * one_s + 1)} s or more"
         )
     if table is None or report is None or failed > done // 2:
-        reasons = sorted({m.error for m in held if m.error}) or ["they failed"]
+        reasons = held.errors or ["they failed"]
         raise TableError(
             f"half of the candidates must be measurable to build a latency table; {failed} of "
             f"{done} failed: {reasons[0]}"
         )
-    table.add(graph.instantiate(np.vstack(held_kept)), held, "check")
+    held.give(table)
     table.info["accuracy"] = {
         name: value if np.isfinite(value) else None for name, value in asdict(report).items()
     }
@@ -263,6 +271,42 @@ def build_table(
         "median_rounds": float(np.median([len(o.samples_ms) for o in table.observations])),
     }
     return table
+
+
+class _HeldOut:
+    """Candidates that tell a table's error before it learns from them too."""
+
+    def __init__(self, graph: KernelGraph) -> None:
+        self._graph = graph
+        self._batches: list[tuple[str, Ints, list[Measurement]]] = []
+
+    def add(self, kept: Ints, measurements: list[Measurement], batch: str) -> None:
+        """Take in those of one batch."""
+        self._batches.append((batch, kept, measurements))
+
+    @property
+    def _measurements(self) -> list[Measurement]:
+        return [m for _, _, measurements in self._batches for m in measurements]
+
+    @property
+    def usable(self) -> bool:
+        """Whether any was measured."""
+        return any(usable(m) for m in self._measurements)
+
+    @property
+    def errors(self) -> list[str]:
+        """Why some were not."""
+        return sorted({m.error for m in self._measurements if m.error})
+
+    def accuracy(self, table: LatencyTable) -> Accuracy:
+        """How far a table that has not learned from them is off."""
+        kept = np.vstack([kept for _, kept, _ in self._batches])
+        return accuracy(table, self._graph, kept, self._measurements)
+
+    def give(self, table: LatencyTable) -> None:
+        """Let the table learn from them."""
+        for batch, kept, measurements in self._batches:
+            table.add(self._graph.instantiate(kept), measurements, "check", batch)
 
 
 def _fitting(took: Sequence[tuple[int, float]], left_s: float) -> int:

@@ -54,10 +54,11 @@ def measure_interleaved(
     """Measure networks against a reference that is run before and after each of them.
 
     Every round visits the networks in shuffled order: reference, network, reference, network,
-    ..., reference. Each visit is `protocol.runs` runs in a row (more for short networks, so that
-    a visit lasts about 10 ms) of which the fastest counts, and gives a ratio to the mean of the
-    reference's visits before and after, so a linear drift cancels. With `protocol.meter`, a window
-    of runs follows in which energy is read, and gives a ratio in the same way. The ratio is a
+    ..., reference (or `protocol.between` networks between two of the reference). Each visit is
+    `protocol.runs` runs in a row (more for short networks, so that a visit lasts about 10 ms) of
+    which the fastest counts, and gives a ratio to the mean of the reference's visits before and
+    after, so a linear drift cancels. With `protocol.meter`, a window of runs follows in which
+    energy is read, and gives a ratio in the same way. The ratio is a
     robust mean over rounds (`robust_mean`), whose interval allows for rounds that depend on each
     other, as far as those of all networks together tell. Networks whose intervals are narrow
     enough drop out of later rounds.
@@ -211,16 +212,16 @@ class _Measuring:
 
     def _round(self, order: list[Series]) -> None:
         before = self._reference_block()
-        for series in order:
-            if self.first.error is not None:
+        for start in range(0, len(order), self.protocol.between):
+            if self.first.error is not None or (start and self._late()):
                 return
-            own = self._block(series, self.runs)
+            few = order[start : start + self.protocol.between]
+            visits = [self._block(series, self.runs) for series in few]
             after = self._reference_block()
-            if series.error is None and self.first.error is None:
-                series.add(before, own, after)
+            for series, own in zip(few, visits, strict=True):
+                if series.error is None and self.first.error is None:
+                    series.add(before, own, after)
             before = after
-            if self._late():
-                return
 
     def _decide(self, active: list[Series], rounds: int) -> None:
         """Which of the active ones are done, and why."""

@@ -86,11 +86,13 @@ def profile_kernels(
 ) -> list[Measurement]:
     """Profile networks' nodes, the first one before and after each of the others.
 
+    Or before and after `protocol.between` of them.
+
     Args:
         make: loads a network by its number to be profiled.
         measured: of each network, without profiling; the first is the reference, and is `ok`:
             its kernels are scaled to its latency, and with it all others.
-        protocol: `warmup` and `seed` count.
+        protocol: `warmup`, `seed` and `between` count.
 
     Returns:
         The same with their kernels in the order of execution; one that can't be profiled has
@@ -200,9 +202,11 @@ def _run_rounds(
         each.block(warmup, first=warmup)
     for _ in range(ROUNDS):
         visit(0)
-        for index in rng.permutation(len(others)).tolist():
-            visit(index + 1)
-            visits[index + 1].append(len(reference.blocks) - 1)
+        order = rng.permutation(len(others)).tolist()
+        for start in range(0, len(order), protocol.between):
+            for index in order[start : start + protocol.between]:
+                visit(index + 1)
+                visits[index + 1].append(len(reference.blocks) - 1)
             visit(0)
     return visits
 

@@ -34,7 +34,7 @@ Exported = tuple[bytes, Callable[[], nn.Module]]
 #: How briefly candidates are measured that a latency table learns from: many measured roughly tell
 #: more than few measured well, for each is one of many that its model smooths over. The time is
 #: for each of them.
-LEARNING = MeasuringProtocol(runs=3, min_rounds=5, width=0.03, timeout_s=1.0)
+LEARNING = MeasuringProtocol(runs=3, min_rounds=5, width=0.03, timeout_s=1.0, between=3)
 #: How closely those are measured that it is checked on.
 CHECKING = MeasuringProtocol(width=0.015, timeout_s=1.5)
 #: Where that is too short for a slow network, it may take the time of so many runs of the dense
@@ -174,7 +174,9 @@ class DeviceMeasure:
             return ""
         return "; ".join(dense.notes) or "it tells none"
 
-    def for_table(self, candidates: Sequence[Candidate], *, kernels: bool) -> list[Measurement]:
+    def for_table(
+        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+    ) -> list[Measurement]:
         """Measure candidates for a latency table; the first is the dense one, and counts too.
 
         A runtime's session of a network may be quicker or slower than the next one of the same
@@ -187,8 +189,9 @@ class DeviceMeasure:
 
         Args:
             candidates: the dense one, and others.
-            kernels: whether they are to be learned from, by their kernels too; else a table is
-                checked on them, and they are measured more closely.
+            kernels: whether their kernels are to be profiled too.
+            closely: whether a table is checked on them; else one learns from them, and they are
+                measured briefly.
         """
         copies = [candidates[0]] * TABLE_COPIES
         everything = [*candidates, *copies]
@@ -196,20 +199,20 @@ class DeviceMeasure:
         networks = self._sliced(everything)
         found: list[Measurement] = []
         for _ in range(2):
-            protocol = self.table_protocol(len(everything), kernels=kernels)
+            protocol = replace(self.table_protocol(len(everything), closely), kernels=kernels)
             found = self._measure(keys, networks, protocol)
             if found[0].ok:
                 self._dense_s = found[0].latency_ms / 1e3
-            wanted_s = self.table_protocol(len(everything), kernels=kernels).timeout_s
+            wanted_s = self.table_protocol(len(everything), closely).timeout_s
             if all(m.ok for m in found) or wanted_s <= 1.5 * protocol.timeout_s:
                 break
         return _to_the_mean(found[: len(candidates)], found[len(candidates) :])
 
-    def table_protocol(self, count: int = 1, *, kernels: bool = True) -> MeasuringProtocol:
+    def table_protocol(self, count: int = 1, closely: bool = False) -> MeasuringProtocol:
         """How so many candidates of a latency table are measured (see `for_table`)."""
-        each = LEARNING if kernels else CHECKING
+        each = CHECKING if closely else LEARNING
         seconds = max(each.timeout_s, TABLE_RUNS * self._dense_s)
-        return replace(each, timeout_s=seconds * count, seed=self._seed, kernels=kernels)
+        return replace(each, timeout_s=seconds * count, seed=self._seed)
 
     def _sliced(self, candidates: Sequence[Candidate]) -> list[Exported]:
         with evaluating():

@@ -67,7 +67,7 @@ class TableSettings(Settings):
             `latency_models` and among those measured here before, false for none.
     """
 
-    candidates: int = Field(default=256, ge=8)
+    candidates: int = Field(default=512, ge=8)
     timeout_s: float = Field(default=180.0, gt=0)
     error: float = Field(default=0.01, gt=0, lt=1)
     reuse: bool | tuple[str, ...] = True

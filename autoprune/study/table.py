@@ -230,6 +230,7 @@ def _info(config: SearchConfig, network: Network, device: DeviceMeasure) -> dict
     names: tuple[str, ...] = ("model", "inputs", "device")
     named = {name: section[name] for name in names if name in section}
     protocol = asdict(device.table_protocol())
+    del protocol["kernels"]  # each candidate tells whether they were profiled
     return {"network": type(network.model).__name__, **named, "protocol": protocol}
 
 

@@ -217,11 +217,13 @@ def test_candidates_to_learn_from_are_measured_briefly_and_to_check_on_closely(n
             return super().measure(artifacts, protocol)
 
     device = DeviceMeasure(network, Asked(), lambda c: select(network, c), task().config.verify)
-    for kernels in (True, False):
-        device.for_table([network.dense, network.dense], kernels=kernels)
-    learn, check = asked
+    for kernels, closely in ((True, False), (False, False), (False, True)):
+        device.for_table([network.dense, network.dense], kernels=kernels, closely=closely)
+    learn, further, check = asked
     assert learn.kernels
     assert not check.kernels
+    assert further == dataclasses.replace(learn, kernels=False)
+    assert learn.between > check.between
     assert learn.width > check.width
     assert learn.min_rounds < check.min_rounds
 
