@@ -67,6 +67,41 @@ def test_drift_cancels_in_the_ratio():
         assert other.ratio == pytest.approx(0.7, rel=0.01)
 
 
+def test_the_reference_is_run_less_often_between_more_networks():
+    def visits(machine):
+        runs = machine.order.count("net0")
+        return runs / machine.order.count("net1")
+
+    latencies = [10.0, *[7.0 + 0.1 * i for i in range(7)]]
+    often, seldom = Machine(0, drift=0.2), Machine(0, drift=0.2)
+    quiet = {"min_rounds": 12, "max_rounds": 12, "width": 1e-9, "warmup": 1}
+    each = often.measure(latencies, **quiet)
+    few = seldom.measure(latencies, between=3, **quiet)
+    assert visits(often) == pytest.approx(8, rel=0.1)
+    assert visits(seldom) == pytest.approx(4, rel=0.1)  # before, and after 3, 6 and the seventh
+    for found in (each, few):
+        assert [m.ratio for m in found[1:]] == pytest.approx(
+            [ms / 10.0 for ms in latencies[1:]], rel=0.015
+        )
+        assert {len(m.samples_ms) for m in found[1:]} == {12}
+
+
+def test_one_that_fails_between_two_visits_of_the_reference_leaves_the_others():
+    machine = Machine()
+
+    def failing():
+        raise RuntimeError("no memory")
+
+    keys = ["dense", "a", "b", "c"]
+    runners = [machine.runner(10.0), machine.runner(5.0), failing, machine.runner(2.0)]
+    protocol = MeasuringProtocol(between=3)
+    found = measure_interleaved(keys, runners, protocol, clock=lambda: machine.now)
+    assert [m.ok for m in found] == [True, True, False, True]
+    assert "no memory" in found[2].error
+    assert found[1].ratio == pytest.approx(0.5)
+    assert found[3].ratio == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
     ("noise", "drift", "interrupts", "own"),
     [(0.1, 0.15, 0.3, 0.0), (0.1, 0.1, 0.1, 0.02)],

@@ -95,6 +95,22 @@ def test_a_network_is_profiled_for_as_long_as_it_takes(latency_ms, in_a_row):
     assert sources[0].runs == 1 + 2 * rounds * 2, "before and after the other; 2 of 20 ms suffice"
 
 
+def test_the_reference_is_profiled_less_often_between_more_networks():
+    sources: dict[int, Source] = {}
+
+    def make(number: int) -> Source:
+        sources[number] = Source(5)
+        return sources[number]
+
+    found = profile_kernels(make, measured(8, 20.0), MeasuringProtocol(warmup=1, between=3))
+    visits = onnxruntime_kernels.ROUNDS * 4  # before, and after 3, 6 and the seventh
+    assert sources[0].runs == 1 + 2 * visits
+    assert all(sources[n].runs == 1 + 2 * onnxruntime_kernels.ROUNDS for n in range(1, 8))
+    for other in found[1:]:
+        for kernel, beside in zip(other.kernels, found[0].kernels, strict=True):
+            assert kernel.latency_ms == pytest.approx(beside.latency_ms)
+
+
 class Cold(Source):
     """Its first run after another network takes three times as long."""
 
