@@ -149,9 +149,9 @@ def build_table(
     Batches of candidates are measured beside the dense network; a quarter of each, drawn at
     random, is held out to tell the table's error, and only then taken in. Of the others, those
     are profiled in whose kernels the model is least sure; after a while most batches are measured
-    without profiling, which is quicker. Batches go on until the median error is
-    below the target (or near the noise, which no table can beat), all candidates are used up, or
-    the time is. The first batch is small, so that a short time is respected on a slow device too.
+    without profiling, which is quicker. Batches go on until the median error is below the target
+    (or near the noise, which no table can beat), all candidates are used up, or the time is. The
+    first batch is small, so that a short time is respected on a slow device too.
     Kernels that another table of the device has measured need no measuring again: what is left to
     learn is how they add up, from fewer candidates.
 
@@ -195,7 +195,7 @@ def build_table(
     done, failed, stopped, report = 0, 0, "candidates", None
     size = min(_TRY, candidates)
     took: dict[bool, list[tuple[int, float]]] = {True: [], False: []}
-    number, profile = 0, True
+    profile = True
     while done < candidates:
         began = time.monotonic()
         checks = np.arange(done + 1, done + size + 1) % every == 0
@@ -232,8 +232,8 @@ def build_table(
         took[profile].append((size, time.monotonic() - began))
         one_s = took[profile][-1][1] / size
         left_s = budget_s - (time.monotonic() - started)
-        number += 1
-        profile = done < _PROFILED or number % _PROFILE_EVERY == 0
+        batches = len(took[True]) + len(took[False])
+        profile = done < _PROFILED or batches % _PROFILE_EVERY == 0
         fits = _fitting(took[profile] or took[not profile], left_s)
         if done < _FEWEST and left_s > 0:
             fits = max(fits, _FEWEST - done)  # the first batch was slow: the network was exported

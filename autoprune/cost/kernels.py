@@ -122,8 +122,10 @@ class KernelModel:
                 mean = mean * self._factor(layout, indices, name)
                 total += mean.sum(axis=1)
                 features[column.get(name, -1)] += _features(mean, x, self._longest.get(name))
-                if name in column:
-                    shapes[column[name]] += self._of_shapes(name, mean, x)
+                curve = self._curves.get(name)
+                if curve is not None and name in column:
+                    near = curve.features(_asked(name, x))
+                    shapes[column[name]] += np.einsum("nk,nkm->nm", mean, near)
                 nodes += (mean > 0).sum(axis=1)
                 variance += (std**2).sum(axis=1)
                 np.maximum(source, rank.max(axis=1), out=source)
@@ -160,20 +162,13 @@ class KernelModel:
         self, signature: str, layout: Layout, indices: npt.NDArray[np.intp], x: Ints
     ) -> Times:
         """Of kernels of one signature (with `EMPTY` behind it or not) that take time, (N, K)."""
-        empty = signature.endswith(EMPTY)
         curve = self._curves.get(signature)
         if curve is not None:
-            return curve.predict(np.maximum(x, 1) if empty else x)
+            return curve.predict(_asked(signature, x))
         kernels = [layout.kernels[i] for i in indices]
+        empty = signature.endswith(EMPTY)
         mean, std = (self._unseen.alone if empty else self._unseen.predict)(kernels, x)
         return mean, std, np.full(mean.shape, EXTRAPOLATED, dtype=np.intp)
-
-    def _of_shapes(self, signature: str, times: Floats, x: Ints) -> Floats:
-        """(N, LANDMARKS) of (N, K) kernels of one signature and of these shapes."""
-        curve = self._curves[signature]
-        assert curve is not None  # parts take time
-        features = curve.features(np.maximum(x, 1) if signature.endswith(EMPTY) else x)
-        return np.asarray(np.einsum("nk,nkm->nm", times, features))
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next (see `LatencyTable.least_sure`)."""
@@ -213,6 +208,11 @@ class KernelModel:
                 total += time
                 known += time if signature in signatures else 0.0
         return known / total if total > 0 else 0.0
+
+
+def _asked(signature: str, x: Ints) -> Ints:
+    """Shapes as a signature's curve knows them: no channels count as one."""
+    return np.maximum(x, 1) if signature.endswith(EMPTY) else x
 
 
 def _features(times: Floats, x: Ints, longest: float | None) -> Floats:

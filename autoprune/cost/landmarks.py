@@ -16,6 +16,7 @@ import numpy.typing as npt
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.context import FLAGS
+from autoprune.cost.matern import distance, matern
 
 #: Landmarks of a signature, at most.
 LANDMARKS = 24
@@ -59,10 +60,7 @@ def _embed(x: Ints) -> Floats:
 
 
 def _likeness(a: Floats, b: Floats) -> Floats:
-    """Matérn 3/2 (Rasmussen and Williams 2006, eq. 4.17)."""
-    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2.0 * a @ b.T
-    r = np.sqrt(3.0 * np.maximum(squared, 0.0)) / _LENGTH
-    return np.asarray((1.0 + r) * np.exp(-r))
+    return matern(distance(a, b) / _LENGTH)
 
 
 def _far_apart(where: Floats) -> npt.NDArray[np.intp]:

@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
+from autoprune.cost.matern import distance, matern
 from autoprune.cost.steps import basis, basis_by_regime, merge_regimes, surrounded, volume
 
 #: At most this many points condition the Gaussian process.
@@ -168,7 +169,7 @@ class Staircase:
         The likelihood can't know it: the mean was fitted to the same points.
         """
         fold = np.random.default_rng(0).permutation(len(y)) % _FOLDS
-        correlation = _matern(_distance(self._where, self._where) / self._length)
+        correlation = matern(distance(self._where, self._where) / self._length)
         z = np.zeros(len(y))
         for k in range(_FOLDS):
             out, rest = fold == k, fold != k
@@ -201,16 +202,16 @@ class Staircase:
         embeddings, lengths, shares = self._grid
         for embedding in embeddings:
             where = self._embed(x[some], embedding)
-            distance = _distance(where, where)
+            apart = distance(where, where)
             for length in lengths:
-                correlation = _matern(distance / length)
+                correlation = matern(apart / length)
                 for own in shares:
                     found = self._solve(correlation.copy(), own, residual[some], noise[some])
                     if found[3] > best:
                         best, self._own, self._length = found[3], own, length
                         self._embedding = embedding
         self._where = self._embed(x, self._embedding)
-        correlation = _matern(_distance(self._where, self._where) / self._length)
+        correlation = matern(distance(self._where, self._where) / self._length)
         self._factor, self._alpha, self._variance, _ = self._solve(
             correlation, self._own, residual, noise
         )
@@ -243,7 +244,7 @@ class Staircase:
     def _predict(self, x: Ints) -> tuple[Floats, Floats]:
         mean = self._mean(x)
         scale = mean + self._floor
-        cross = _matern(_distance(self._embed(x, self._embedding), self._where) / self._length)
+        cross = matern(distance(self._embed(x, self._embedding), self._where) / self._length)
         for i, row in enumerate(x.tolist()):
             j = self._index.get(tuple(row))
             if j is not None:
@@ -267,17 +268,6 @@ def _embed(x: Ints, block: int, multiple: int, weight: float) -> Floats:
     ragged = ((x > block) & (x % multiple != 0)).astype(np.float64) * weight
     result: Floats = np.hstack([octaves, blocks, ragged])
     return result
-
-
-def _distance(a: Floats, b: Floats) -> Floats:
-    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
-    return np.asarray(np.sqrt(squared))
-
-
-def _matern(d: Floats) -> Floats:
-    """Matérn 3/2 (Rasmussen and Williams 2006, eq. 4.17) of scaled distances."""
-    r = np.sqrt(3.0) * d
-    return np.asarray((1.0 + r) * np.exp(-r))
 
 
 def fit_nonnegative(a: Floats, b: Floats) -> Floats:

@@ -297,9 +297,7 @@ def test_most_candidates_of_a_large_table_are_not_profiled() -> None:
         asked.append((kernels, len(candidates) - 1))
         return device.measure(candidates, kernels=kernels)
 
-    table = build_table(
-        graph, measure, DEVICE, candidates=300, target_error=0.0, budget_s=1e9
-    )  # fmt: skip
+    table = build_table(graph, measure, DEVICE, candidates=300, target_error=0.0, budget_s=1e9)
     counts = np.cumsum([count for _, count in asked])
     assert all(kernels for (kernels, _), before in zip(asked[1:], counts, strict=False)
                if before < 64)  # fmt: skip
