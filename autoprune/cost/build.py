@@ -19,7 +19,8 @@ from autoprune.core.workload import Ints, KernelGraph
 from autoprune.cost.borrow import borrow_for
 from autoprune.cost.cover import covering
 from autoprune.cost.layout import Layout
-from autoprune.cost.records import batch_name, halves, ratio_std, usable
+from autoprune.cost.noise import ratio_noise
+from autoprune.cost.records import batch_name, halves, usable
 from autoprune.cost.table import LatencyTable
 
 #: Candidates of the first batch, which tells how long one takes; up to the second; and of a later
@@ -103,7 +104,7 @@ def accuracy(
     if not good:
         raise TableError("the table's error must be found on a measured candidate, none succeeded")
     measured = np.array([measurements[i].ratio for i in good])
-    noise_std = np.array([ratio_std(measurements[i]) for i in good])
+    noise_std = ratio_noise([measurements[i] for i in good])
     mean, std, _ = table.predict_ratio(table.layout(graph), kept[good])
     error = np.abs(mean / measured - 1.0)
     inside = np.abs(mean - measured) <= 1.645 * np.sqrt(std**2 + noise_std**2)

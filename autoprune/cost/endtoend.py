@@ -36,6 +36,9 @@ _LENGTH = 1.0
 #: Sessions of the reference whose mean ratios are told to, each as noisy as a candidate's: where
 #: it is not known what was measured in one batch.
 _REFERENCES = 3
+#: Fewer candidates than so many tell nothing of how wide intervals must be, and what those drawn at
+#: random tell counts against so many of which the model's own word holds.
+_FEWEST, _BELIEVED = 10, 20.0
 #: Sums below this fraction of the reference count as this, where they divide.
 _SMALLEST = 0.01
 
@@ -86,6 +89,8 @@ class EndToEnd:
         ratio: (N,) their latency over the reference's.
         noise: (N,) standard deviation of each ratio.
         batch: (N,) number of the batch in which it was measured; below 0 where not known.
+        drawn: (N,) which of them were drawn at random. The others were chosen as those that the
+            model knew least of, or for another reason, and are no measure of how far it is off.
         factor: prior standard deviation of a signature's factor: small where kernels were timed,
             large where they are guessed.
     """
@@ -97,6 +102,7 @@ class EndToEnd:
         noise: Floats,
         batch: npt.NDArray[np.intp] | None = None,
         *,
+        drawn: npt.NDArray[np.bool_] | None = None,
         factor: float = 0.1,
     ) -> None:
         self._points = points
@@ -117,7 +123,7 @@ class EndToEnd:
         # Noise keeps it well conditioned, and predicting comes far more often than fitting.
         self._inverse = np.linalg.inv(gram)
         self._alpha = self._inverse @ self._residual
-        self.widening = self._widening()
+        self.widening = self._widening(drawn)
         self._shared = 0.0
         if not together.any():
             self._shared = float(np.median(noise / np.maximum(ratio, 1e-9)) / np.sqrt(_REFERENCES))
@@ -145,12 +151,18 @@ class EndToEnd:
         slopes = np.append(np.tensordot(self._terms, pull, axes=2), np.diag(pull) @ self._noise**2)
         return float(loss), np.exp(2 * theta) * slopes + off / _PRIOR_SPREAD
 
-    def _widening(self) -> float:
-        """Factor by which leave-one-out errors exceed their intervals (at least 1)."""
-        if len(self._inverse) < 10:
-            return 1.0
+    def _widening(self, drawn: npt.NDArray[np.bool_] | None) -> float:
+        """Factor on standard deviations, by how far candidates are off without themselves.
+
+        Where enough were drawn at random: such that nine in ten of them lie in the 90 % interval.
+        Else of all, and intervals are not made narrower.
+        """
         z = np.abs(self._alpha) / np.sqrt(np.diag(self._inverse))
-        return float(np.clip(np.quantile(z, 0.9) / 1.645, 1.0, 3.0))
+        if drawn is not None and drawn.sum() >= _FEWEST:
+            z = z[drawn]
+            squared = (_BELIEVED + len(z) * _spread(z) ** 2) / (_BELIEVED + len(z))
+            return float(np.clip(np.sqrt(squared), 0.5, 3.0))
+        return float(np.clip(_spread(z), 1.0, 3.0)) if len(z) >= _FEWEST else 1.0
 
     def predict(self, points: Points) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the ratio, each (N,).
@@ -173,6 +185,11 @@ class EndToEnd:
         left = own @ variances / scale**2 - explained
         std = self.widening * scale * np.sqrt(np.maximum(left, 1e-8))
         return mean, np.hypot(std, self._shared * mean)
+
+
+def _spread(z: Floats) -> float:
+    """What the standard deviation of |z| would be, were its 90 % quantile of a normal one."""
+    return float(np.quantile(z, 0.9)) / 1.645
 
 
 def _terms(a: Points, b: Points) -> Iterator[Floats]:

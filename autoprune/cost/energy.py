@@ -98,6 +98,7 @@ class EnergyFit:
         ratio: (N,) energy over the reference's.
         noise: (N,) standard deviation of each.
         batch: (N,) number of the batch it was measured in; below 0 where not known.
+        drawn: (N,) which were drawn at random.
         work: guesses kernels' times from their work; None where `points` is of such guesses.
         usual_variance: of the kernel sums of what was measured.
     """
@@ -109,6 +110,7 @@ class EnergyFit:
         ratio: Floats,
         noise: Floats,
         batch: npt.NDArray[np.intp],
+        drawn: npt.NDArray[np.bool_],
         *,
         work: WorkModel | None,
         usual_variance: float,
@@ -116,7 +118,7 @@ class EnergyFit:
         self._work = work
         if work is not None:
             points = _halved(points, [work.predict(layout, kept[None]) for layout, kept in rows])
-        self._whole = EndToEnd(points, ratio, noise, batch, factor=_FACTOR)
+        self._whole = EndToEnd(points, ratio, noise, batch, drawn=drawn, factor=_FACTOR)
         self._usual_variance = usual_variance
         self._least = 0.2 * float(ratio.min())
 
@@ -187,6 +189,7 @@ def fit_energy(
     layouts: Mapping[str, Layout],
     points: Points,
     batch: npt.NDArray[np.intp],
+    drawn: npt.NDArray[np.bool_],
     reference: ReferenceEnergy | None,
     *,
     timed: bool,
@@ -200,6 +203,7 @@ def fit_energy(
         layouts: of the networks, by fingerprint, the reference first.
         points: of the observations, as latency's end-to-end model sees them.
         batch: (N,) number of each one's batch; below 0 where not known.
+        drawn: (N,) which were drawn at random.
         reference: its energy.
         timed: whether kernels were timed.
         usual_variance: of the kernel sums.
@@ -221,6 +225,7 @@ def fit_energy(
         np.array(ratios),
         np.array(noise),
         batch[rows],
+        drawn[rows],
         work=WorkModel(list(layouts.values())) if timed else None,
         usual_variance=usual_variance,
     )

@@ -15,6 +15,7 @@ from autoprune.cost.endtoend import EndToEnd, Points
 from autoprune.cost.energy import EnergyFit, ReferenceEnergy, fit_energy
 from autoprune.cost.kernels import KernelModel, KernelSums
 from autoprune.cost.layout import Layout
+from autoprune.cost.noise import ratio_noise
 from autoprune.cost.records import Observation
 from autoprune.cost.work import WorkModel
 
@@ -65,19 +66,22 @@ class Fit:
         # The reference is 1 by definition, however its own repeats scatter.
         own = [o.is_dense(reference) for o in observed]
         ratio = [1.0 if r else o.ratio for o, r in zip(observed, own, strict=True)]
-        noise = [_EXACT if r else o.std for o, r in zip(observed, own, strict=True)]
+        noise = np.full(len(observed), _EXACT)
+        others = np.flatnonzero(~np.array(own))
+        noise[others] = ratio_noise([observed[i] for i in others])
         kept = {f: np.array([o.kept for o in observed if o.network == f]) for f in layouts}
         rows = [(layouts[f], k) for f, k in kept.items() if len(k)]
         if not any(own):
             rows.append((reference, reference.units[None]))
             ratio.append(1.0)
-            noise.append(_EXACT)
+            noise = np.append(noise, _EXACT)
         seen = [_points(kernels, numbers, layout, k) for layout, k in rows]
         points = Points.concatenate([p for _, p in seen])
         usual = float(np.median(np.concatenate([s.variance for s, _ in seen])))
         factor = 0.1 if timed else 1.0
         batch = _batches(observed, own, len(ratio))
-        whole = EndToEnd(points, np.array(ratio), np.array(noise), batch, factor=factor)
+        drawn = _drawn(observed, own, len(ratio), timed=timed)
+        whole = EndToEnd(points, np.array(ratio), noise, batch, drawn=drawn, factor=factor)
         energy = partial(
             fit_energy,
             observed,
@@ -85,6 +89,7 @@ class Fit:
             layouts,
             points,
             batch,
+            drawn,
             reference_energy,
             timed=timed,
             usual_variance=usual,
@@ -128,4 +133,19 @@ def _batches(
     for i, (observation, is_reference) in enumerate(zip(observed, own, strict=True)):
         if observation.batch and not is_reference:
             result[i] = numbers.setdefault(observation.batch, len(numbers))
+    return result
+
+
+def _drawn(
+    observed: Sequence[Observation], own: Sequence[bool], count: int, *, timed: bool
+) -> npt.NDArray[np.bool_]:
+    """(count,) which were drawn at random; not the reference.
+
+    Those that were held out, and those whose kernels were not profiled where others' were: what to
+    profile next is chosen by what the model knows least of.
+    """
+    result = np.zeros(count, dtype=bool)
+    for i, (observation, is_reference) in enumerate(zip(observed, own, strict=True)):
+        further = timed and observation.origin == "build" and not observation.kernel_ms
+        result[i] = not is_reference and (further or observation.origin == "check")
     return result

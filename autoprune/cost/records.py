@@ -16,7 +16,7 @@ from autoprune.cost.align import charge
 from autoprune.cost.layout import Layout
 
 #: Relative standard deviation of a ratio whose measurement tells none; and the least believed.
-_UNKNOWN, _LEAST = 0.02, 0.001
+_UNKNOWN, LEAST = 0.02, 0.001
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def energy_ratio_of(measurement: Measurement) -> tuple[float | None, float | Non
     low, high = interval
     if not (math.isfinite(low) and math.isfinite(high)):
         return ratio, None
-    return ratio, max((high - low) / (2 * 1.96), _LEAST * ratio)
+    return ratio, max((high - low) / (2 * 1.96), LEAST * ratio)
 
 
 def batch_name(measurements: Sequence[Measurement]) -> str:
@@ -154,22 +154,24 @@ def ratio_std(measurement: Measurement) -> float:
     if math.isfinite(low) and math.isfinite(high) and high >= low:
         std = (high - low) / (2 * 1.96)
     else:
-        each = _ratios(measurement.samples_ms, measurement.reference_ms)
+        each = ratios(measurement)
         std = (
             float(np.std(each, ddof=1) / math.sqrt(len(each)))
             if len(each) > 2
             else _UNKNOWN * measurement.ratio
         )
-    return max(std, _LEAST * measurement.ratio)
+    return max(std, LEAST * measurement.ratio)
 
 
 def halves(observation: Observation | Measurement) -> tuple[float, float] | None:
     """The ratio from the even and from the odd repeats, or None where there are too few."""
-    each = _ratios(observation.samples_ms, observation.reference_ms)
+    each = ratios(observation)
     if len(each) < 2:
         return None
     return float(np.median(each[::2])), float(np.median(each[1::2]))
 
 
-def _ratios(samples: tuple[float, ...], reference: tuple[float, ...]) -> list[float]:
-    return [s / r for s, r in zip(samples, reference, strict=False) if r > 0]
+def ratios(measured: Observation | Measurement) -> list[float]:
+    """The ratio in each round."""
+    pairs = zip(measured.samples_ms, measured.reference_ms, strict=False)
+    return [sample / reference for sample, reference in pairs if reference > 0]

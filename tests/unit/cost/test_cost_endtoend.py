@@ -108,3 +108,35 @@ def test_some_of_the_candidates() -> None:
     both = Points.concatenate([some, points])
     np.testing.assert_array_equal(both.features[2:], points.features)
     np.testing.assert_array_equal(both.kept[1], points.kept[1])
+
+
+def test_intervals_hold_nine_in_ten_of_what_is_drawn_as_those_that_were() -> None:
+    """A third was chosen for being hard to predict, and is off by three times as much."""
+    points, ratio = candidates(400, 20)
+    rng = np.random.default_rng(21)
+    drawn = np.arange(400) % 3 > 0
+    seen = ratio * (1 + rng.normal(0, np.where(drawn, 0.004, 0.012)))
+    noise = np.full(400, 0.0005)
+    learned = points.at(range(200)), seen[:200], noise[:200] * ratio[:200]
+    model = EndToEnd(*learned, drawn=drawn[:200])
+    plain = EndToEnd(*learned)
+
+    def inside(by: EndToEnd) -> float:
+        later = np.flatnonzero(drawn & (np.arange(400) >= 200))
+        mean, std = by.predict(points.at(later.tolist()))
+        return float((np.abs(mean - seen[later]) < 1.645 * std).mean())
+
+    assert 0.82 < inside(model) < 0.97
+    assert inside(plain) > 0.98
+    assert model.widening < 0.8
+    assert plain.widening >= 1.0
+
+
+def test_a_few_that_were_drawn_are_not_believed() -> None:
+    points, ratio = candidates(40, 22)
+    seen = ratio * (1 + np.random.default_rng(23).normal(0, 0.01, 40))
+    few, all_of_them = np.arange(40) < 9, np.ones(40, dtype=bool)
+    unaware = EndToEnd(points, seen, np.full(40, 0.001))
+    assert EndToEnd(points, seen, np.full(40, 0.001), drawn=few).widening == unaware.widening
+    known = EndToEnd(points, seen, np.full(40, 0.001), drawn=all_of_them)
+    assert known.widening != unaware.widening
