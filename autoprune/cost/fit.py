@@ -67,7 +67,7 @@ class Fit:
         own = [o.is_dense(reference) for o in observed]
         ratio = [1.0 if r else o.ratio for o, r in zip(observed, own, strict=True)]
         noise = np.full(len(observed), _EXACT)
-        others = np.flatnonzero(~np.array(own))
+        others = [i for i, r in enumerate(own) if not r]
         noise[others] = ratio_noise([observed[i] for i in others])
         kept = {f: np.array([o.kept for o in observed if o.network == f]) for f in layouts}
         rows = [(layouts[f], k) for f, k in kept.items() if len(k)]
