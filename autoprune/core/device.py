@@ -12,6 +12,8 @@ from typing import Protocol as TypingProtocol
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class DeviceSpec:
@@ -150,6 +152,9 @@ class MeasuringProtocol:
         kernels: also profile each artifact's kernels (in `Measurement.kernels`).
         meter: also read the energy of each artifact's runs from this meter.
         between: so many artifacts are run between two runs of the reference; more are quicker.
+
+    Raises:
+        ConfigError: a figure is out of its range.
     """
 
     warmup: int = 3
@@ -163,6 +168,20 @@ class MeasuringProtocol:
     kernels: bool = False
     meter: EnergyMeter | None = None
     between: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "min_rounds", "max_rounds", "between"):
+            self._must(name, getattr(self, name) >= 1, "at least 1")
+        self._must("warmup", self.warmup >= 0, "at least 0")
+        self._must("width", self.width > 0, "above 0 (0.02 is 2 %)")
+        self._must("timeout_s", self.timeout_s >= 0, "at least 0 seconds")
+        self._must("confidence", 0 < self.confidence < 1, "between 0 and 1 (0.95 is 95 %)")
+
+    def _must(self, name: str, holds: bool, be: str) -> None:
+        if not holds:
+            raise ConfigError(
+                f"{name} of a measuring protocol must be {be}, got {getattr(self, name)}"
+            )
 
 
 @dataclass(frozen=True)
