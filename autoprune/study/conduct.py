@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from autoprune.core.device import Profiler
 from autoprune.core.errors import AutopruneError, ConfigError, PluginError
 from autoprune.core.trial import Trial
 from autoprune.cost.analytic import AnalyticCost
@@ -129,6 +130,7 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
     check_objectives(task)
     progress.begin(config.objective)
     phases, notes = Phases(), list[str]()
+    profiler = _profiler(task, notes)
     progress.stage("tracing the network")
     with evaluating():
         check_training(task)
@@ -152,7 +154,9 @@ def prepare(task: Task, progress: Progress, race: Race | None = None) -> Prepare
         notes.append(
             "no calibration batches: BatchNorm statistics and consuming layers stay as they were"
         )
-    device = _device(task, network, evaluator, notes)
+    device = None
+    if profiler is not None:
+        device = DeviceMeasure(network, profiler, evaluator.select, config.verify, config.seed)
     for note in notes:
         progress.message(note)
     own = task.profiler is None
@@ -286,10 +290,8 @@ def check_searcher(task: Task) -> None:
         registry.check_options(target, named.options, own or config.trials)
 
 
-def _device(
-    task: Task, network: Network, evaluator: CandidateEvaluator, notes: list[str]
-) -> DeviceMeasure | None:
-    """The device, where one is given and there; it must be there for a budget on latency."""
+def _profiler(task: Task, notes: list[str]) -> Profiler | None:
+    """What measures, where it is given and can; it must be there for a budget on latency."""
     config = task.config
     if task.profiler is None and config.device is None:
         return None
@@ -302,7 +304,7 @@ def _device(
             raise
         notes.append(f"nothing was measured: {error}")
         return None
-    return DeviceMeasure(network, profiler, evaluator.select, config.verify, config.seed)
+    return profiler
 
 
 def _space(task: Task, network: Network, table: CostModel | None) -> SearchSpace:

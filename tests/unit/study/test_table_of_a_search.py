@@ -6,9 +6,10 @@ import pytest
 import tiny_task
 from torch import nn
 
-from autoprune.core.errors import BudgetError, ConfigError, TableMismatchError
+from autoprune.core.errors import BudgetError, ConfigError, ProfilerError, TableMismatchError
 from autoprune.cost.table import LatencyTable
 from autoprune.graph import trace
+from autoprune.study.conduct import prepare
 from autoprune.study.config import validate
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.folder import RunFolder
@@ -273,3 +274,13 @@ def test_a_network_with_nothing_to_prune_gets_no_table(monkeypatch):
     options = {"model": "a_user:build", "inputs": "1x4", "device": "onnxruntime-cpu"}
     with pytest.raises(ConfigError, match="no channel group"):
         profile_config(None, options, (), Progress())
+
+
+def test_a_device_that_can_not_be_is_told_before_the_network_is_traced():
+    class Slow(nn.Module):
+        def forward(self, x):
+            raise AssertionError("traced already")
+
+    asked = dataclasses.replace(task(device="onnxruntime-cpu?treads=2"), model=Slow())
+    with pytest.raises(ProfilerError, match="has no option 'treads'"):
+        prepare(asked, Progress())
