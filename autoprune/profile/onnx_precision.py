@@ -32,6 +32,9 @@ class Converter:
         calibration: batches of inputs as `load_batches` takes them; None for the example inputs.
         quantizer: "own" for pairs without biases, as TensorRT wants them; "onnxruntime" for its
             own quantiser, symmetric int8 with a scale for each output channel.
+        reduce_range: with onnxruntime's quantiser: weights in 7 of the 8 bits. On a CPU that has
+            AVX2 or AVX-512 but no VNNI, sums of two products of all 8 bits overflow 16 bits, and
+            are cut off.
         stamped: name every node of a network, and its layer, in "fp32" too.
 
     Raises:
@@ -46,11 +49,12 @@ class Converter:
         computed: str = "",
         calibration: object = None,
         quantizer: str = "own",
+        reduce_range: bool = True,
         stamped: bool = False,
     ) -> None:
         self.precision, self._rest, self._quantizer = precision, rest, quantizer
         self._computed = computed or rest
-        self._stamped = stamped
+        self._stamped, self._reduce_range = stamped, reduce_range
         self._batches = () if calibration is None else load_batches(calibration)
         self._ranges: dict[str, tuple[float, float]] = {}
         self._seen: set[str] = set()  # tensors of the first network, those of integers too
@@ -105,7 +109,7 @@ class Converter:
                 entry.key, entry.value = STAMP, layers[node.name]
         known = self._calibrated(model, artifact)
         if self._quantizer == "onnxruntime":
-            return _by_onnxruntime(model, known)
+            return _by_onnxruntime(model, known, self._reduce_range)
         quantize(model, known, self.precision)
         if self._rest in HALVES:
             to_half(model, self._rest)
@@ -128,7 +132,7 @@ class Converter:
         return found
 
 
-def _by_onnxruntime(model: Any, known: dict[str, tuple[float, float]]) -> Any:
+def _by_onnxruntime(model: Any, known: dict[str, tuple[float, float]], reduce_range: bool) -> Any:
     """Quantise as `onnxruntime.quantization.quantize_static` does, with ranges that are known."""
     import numpy as np
     from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -147,7 +151,7 @@ def _by_onnxruntime(model: Any, known: dict[str, tuple[float, float]]) -> Any:
     try:
         with _quiet():
             quantizer = QDQQuantizer(
-                model, True, False, QuantType.QInt8, QuantType.QInt8, data, [], [],
+                model, True, reduce_range, QuantType.QInt8, QuantType.QInt8, data, [], [],
                 sorted({*QLinearOpsRegistry, *QDQRegistry}), settings,
             )  # fmt: skip
             quantizer.quantize_model()
