@@ -19,7 +19,7 @@ import numpy as np
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.profile.energy import MeterError, Windows
 from autoprune.profile.series import Dependence, Reference, Series, bounded
-from autoprune.profile.throttling import RESTS, Rest
+from autoprune.profile.throttling import RESTS, Rest, unsteady
 from autoprune.profile.visits import Runner, Visit, Visitor, timed, visit
 
 __all__ = ["Runner", "Visit", "Visitor", "measure_interleaved", "timed"]
@@ -270,7 +270,9 @@ class _Measuring:
     def _reference_result(self, key: str) -> Measurement:
         level, low, high = self.reference.level(self.protocol.confidence)
         energy = self.reference.energy(self.protocol.confidence)
-        times = tuple(np.exp(np.array(self.reference.levels)[~self.reference.throttled()]).tolist())
+        steady = np.array(self.reference.levels)[~self.reference.throttled()]
+        times = tuple(np.exp(steady).tolist())
+        notes = (unsteady(steady), f"no energy: {self.no_energy}" if self.no_energy else "")
         return Measurement(
             key=key,
             latency_ms=math.exp(level),
@@ -283,7 +285,7 @@ class _Measuring:
             energy_ratio=None if energy is None else 1.0,
             energy_ratio_interval=None if energy is None else (1.0, 1.0),
             stopped=self.first.stopped or _worst(s.stopped for s in self._healthy()),
-            notes=(f"no energy: {self.no_energy}",) if self.no_energy else (),
+            notes=tuple(note for note in notes if note),
         )
 
 

@@ -1,4 +1,4 @@
-"""Tells the rounds in which the device was slowed down, by the reference that runs in each."""
+"""Tells by the reference, which runs in each round, whether the device held its speed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ THROTTLED, SPREADS, ALWAYS = 1.35, 6.0, 1.7
 #: Where in the sorted times of the reference its usual time is looked for: throttling only slows
 #: down, and may last for most of a call.
 USUAL = 0.2
+
+#: A device is not steady where this share of the reference's visits, in the middle, spans more than
+#: this factor; of fewer visits than so many it can't be told.
+MIDDLE, STEADY, VISITS = 0.9, 1.15, 10
 
 #: A device that was slowed down rests between rounds: so many seconds at first, doubled while it
 #: stays slow, and no more of `MeasuringProtocol.timeout_s` in all than this fraction.
@@ -59,6 +63,23 @@ def told(levels: Floats, off: Bools) -> str:
     if factors.max() > 1:
         return f"the reference took up to {factors.max():.2g} times as long as usual"
     return f"the reference took down to {factors.min():.2g} times its usual time"
+
+
+def unsteady(levels: Floats) -> str:
+    """That the device changed its speed all the time, for people; "" where it did not.
+
+    Of networks side by side the ratio stays, as long as what slows one down slows the other down as
+    much. Neighbours on the same core don't: they cost small networks more than large ones.
+    """
+    if len(levels) < VISITS:
+        return ""
+    low, high = np.exp(np.quantile(levels, [(1 - MIDDLE) / 2, (1 + MIDDLE) / 2]))
+    if high <= STEADY * low:
+        return ""
+    return (
+        f"the machine was not steady: {MIDDLE:.0%} of the reference's {len(levels)} visits took "
+        f"{low:.3g} to {high:.3g} ms; at other times ratios may be others"
+    )
 
 
 class Rest:

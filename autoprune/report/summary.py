@@ -160,7 +160,8 @@ def remarks(data: Mapping[str, Any]) -> list[str]:
     measured = data["winner"]["measured"]
     if measured is not None and measured["error"] is not None:
         lines.append(f"latency could not be measured: {measured['error']}")
-    lines += [f"measuring: {note}" for note in (measured or {}).get("notes", ())]
+    told = [m.get("notes", ()) for m in (data["dense"]["measured"], measured) if m]
+    lines += [f"measuring: {note}" for note in dict.fromkeys(n for notes in told for n in notes)]
     table = data["table"]
     if table is not None:
         lines.append(

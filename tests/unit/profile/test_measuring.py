@@ -377,3 +377,19 @@ def test_a_device_that_slows_down_at_once_gives_an_error_not_a_number():
     )
     assert "did not hold its speed" in measurements[1].error
     assert "lock its clocks" in measurements[1].error
+
+
+def test_a_machine_that_is_not_steady_is_told_with_the_reference():
+    machine, noise = Machine(), np.random.default_rng(4)
+    steady, other = machine.runner(10.0), machine.runner(5.0)
+
+    def wild():
+        return steady() * float(np.exp(noise.normal(0, 0.1)))
+
+    protocol = MeasuringProtocol(runs=1, min_rounds=12, max_rounds=12, timeout_s=600.0)
+    reference, found = measure_interleaved(["reference", "other"], [wild, other], protocol)
+    (note,) = reference.notes
+    assert note.startswith("the machine was not steady: 90% of the reference's 24 visits took ")
+    assert found.notes == ()
+    reference, _ = measure_interleaved(["reference", "other"], [steady, other], protocol)
+    assert reference.notes == ()

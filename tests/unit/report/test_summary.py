@@ -168,3 +168,15 @@ def test_a_picture_is_drawn(tmp_path):
 def test_a_metric_that_no_trial_has(tmp_path):
     with pytest.raises(ConfigError, match="no trial has a figure for 'energy_mj'"):
         scatter(DATA, trials(), tmp_path / "trials.png", "energy_mj")
+
+
+def test_what_is_to_be_known_of_the_measuring_is_told_once():
+    both = "2 of 12 rounds are left out"
+    text = plain(
+        changed(
+            dense__measured={"error": None, "notes": ["the machine was not steady", both]},
+            winner__measured__notes=[both],
+        )
+    )
+    assert "measuring: the machine was not steady" in text
+    assert text.count(f"measuring: {both}") == 1
