@@ -125,6 +125,8 @@ def verify_run(run: Path, progress: Progress) -> Again:
     energy = data["dense"]["cost"].get("energy_mj", {}).get("mean")
     if energy is not None and pruned.energy_ratio is not None:
         pruned = replace(pruned, energy_mj=pruned.energy_ratio * energy)
+    # Whether the machine was steady is told with the dense network.
+    pruned = replace(pruned, notes=tuple(dict.fromkeys((*dense.notes, *pruned.notes))))
     verification = Verification(pruned, float(reference))
     limits = Budget.parse(data["budget"]["limits"])
     broken = verification.violations(limits, Cost.from_dict(data["winner"]["cost"]))
