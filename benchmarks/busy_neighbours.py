@@ -45,30 +45,28 @@ def neighbours(name: str, device: str, rounds: int, seed: int) -> None:
     network = trace(make().eval(), (torch.zeros(batch, 3, 32, 32),))
     graph = network.kernels
     kept = np.vstack([graph.units[None], covering(graph, 4, np.random.default_rng(seed))])
-    candidates = [network.dense, *graph.instantiate(kept).candidates()]
-    keys = ["dense", "dense again", *(f"candidate {i}" for i in range(1, len(kept)))]
-    sliced = artifacts(
-        OnnxSlicer(network, apply), [select(network, c) for c in candidates[1:]], keys[1:]
-    )
+    candidates = graph.instantiate(kept).candidates()
+    keys = ["dense again", *(f"candidate {i}" for i in range(1, len(kept)))]
+    selections = [select(network, candidate) for candidate in candidates]
+    sliced = artifacts(OnnxSlicer(network, apply), selections, keys)
     protocol = MeasuringProtocol(
         min_rounds=rounds, max_rounds=rounds, width=1e-9, timeout_s=600.0, seed=seed
     )
     profiler = make_profiler(device)
     dense, *found = profiler.measure(sliced, protocol)
-    times = np.array(dense.samples_ms)
-    ends = np.quantile(times, [0.05, 0.95])
+    ends = np.quantile(dense.samples_ms, [0.05, 0.95])
     print(f"{name}, batch {batch}, {profiler.device}")
     print(f"  dense: 90 % of its visits took {ends[0]:.2f} to {ends[1]:.2f} ms")
     print(f"  {'':14} {'ratio':>7} {'fast':>7} {'slow':>7} {'slow / fast':>12}  rounds of each")
-    for key, each in zip(keys[1:], found, strict=True):
+    for key, each in zip(keys, found, strict=True):
         if not each.ok:
             print(f"  {key:14} {each.error}")
             continue
         own, beside = np.array(each.samples_ms), np.array(each.reference_ms)
-        picked = []
-        for sign in (1, -1):
-            third = [np.argsort(np.argsort(sign * t)) < len(t) / 3 for t in (own, beside)]
-            picked.append(third[0] & third[1])
+        picked = [
+            (own <= np.quantile(own, 1 / 3)) & (beside <= np.quantile(beside, 1 / 3)),
+            (own >= np.quantile(own, 2 / 3)) & (beside >= np.quantile(beside, 2 / 3)),
+        ]
         fast, slow = (float(np.median(own[p]) / np.median(beside[p])) for p in picked)
         print(f"  {key:14} {each.ratio:7.3f} {fast:7.3f} {slow:7.3f} {slow / fast:12.3f}  "
               f"{picked[0].sum()} and {picked[1].sum()}", flush=True)  # fmt: skip

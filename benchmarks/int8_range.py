@@ -12,12 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
 
-from autoprune.export import convert_onnx, export_onnx
+from autoprune.export import convert_onnx, export_onnx, input_arrays
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -47,7 +46,7 @@ def main() -> None:
         model = getattr(resnet_cifar, name)(pretrained=True).eval()
         with torch.no_grad():
             data = export_onnx(model, (pixels[:BATCH],))
-        inputs = {onnxruntime.InferenceSession(data).get_inputs()[0].name: np.asarray(batches[0])}
+        inputs = input_arrays(data, (pixels[:BATCH],))
         print(f"{name}: 32 bits {top1(data, pixels, labels):.4f}", end="")
         for bits, reduced in ((8, False), (7, True)):
             made = convert_onnx(
