@@ -1,11 +1,11 @@
-"""Whether latency ratios depend on how busy the machine is: the same candidates, by its speed.
+"""What other work on the core does to latency ratios, with and without taking it out.
 
-    python benchmarks/busy_neighbours.py [NETWORK ...] [--rounds 150] [--load]
+    python benchmarks/busy_neighbours.py [NETWORK ...] [--sessions 6] [--rounds 10] [--load]
 
-Measures candidates beside the dense network for many rounds, and compares the rounds in which both
-were at their fastest third with those in which both were at their slowest. Where nothing but drift
-common to all networks disturbs, both give the same ratio. `--load` keeps the machine's other cores
-at work every other second.
+Measures the same candidates in session after session, in turns as autoprune does (how slow the core
+is beside each run is told, and taken out: `autoprune/profile/neighbours.py`) and as they are. Tells
+the mean of each candidate's ratios, and by how much they differ from session to session. `--load`
+keeps the machine's other cores at work, for a second in every three.
 """
 
 from __future__ import annotations
@@ -23,60 +23,71 @@ from autoprune.core.device import MeasuringProtocol
 from autoprune.cost.cover import covering
 from autoprune.export import OnnxSlicer, artifacts
 from autoprune.graph import trace
-from autoprune.profile import make_profiler
+from autoprune.profile import make_profiler, onnxruntime
+from autoprune.profile.measuring import Runner
 from autoprune.pruning.selection import select
 from autoprune.pruning.surgery import apply
 
+#: So many are measured, from small to large.
+CANDIDATES = 8
+
 
 def busy() -> None:
-    """Multiply matrices for a second, rest for one, and so on."""
+    """Multiply matrices for a second, rest for two, and so on."""
     torch.set_num_threads(1)
     matrix = torch.rand(512, 512)
     while True:
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             matrix @ matrix
-        time.sleep(1.0)
+        time.sleep(2.0)
 
 
-def neighbours(name: str, device: str, rounds: int, seed: int) -> None:
+def as_it_is(runner: Runner, *, cpu_time: bool) -> Runner:
+    """In place of `watched`."""
+    return runner
+
+
+def neighbours(name: str, device: str, sessions: int, rounds: int, seed: int) -> None:
     make, batch = NETWORKS[name]
     torch.manual_seed(0)
     network = trace(make().eval(), (torch.zeros(batch, 3, 32, 32),))
     graph = network.kernels
-    kept = np.vstack([graph.units[None], covering(graph, 4, np.random.default_rng(seed))])
-    candidates = graph.instantiate(kept).candidates()
-    keys = ["dense again", *(f"candidate {i}" for i in range(1, len(kept)))]
-    selections = [select(network, candidate) for candidate in candidates]
+    kept = covering(graph, 32, np.random.default_rng(seed))
+    kept = kept[np.argsort((kept / graph.units).mean(axis=1))][:: 32 // CANDIDATES]
+    kept = np.vstack([graph.units[None], graph.units[None], kept])
+    keys = ["dense", "dense again", *(f"candidate {i + 1}" for i in range(len(kept) - 2))]
+    selections = [select(network, c) for c in graph.instantiate(kept).candidates()]
     sliced = artifacts(OnnxSlicer(network, apply), selections, keys)
     protocol = MeasuringProtocol(
-        min_rounds=rounds, max_rounds=rounds, width=1e-9, timeout_s=600.0, seed=seed
+        min_rounds=rounds, max_rounds=rounds, width=1e-9, timeout_s=600.0, seed=seed, between=3
     )
     profiler = make_profiler(device)
-    dense, *found = profiler.measure(sliced, protocol)
-    ends = np.quantile(dense.samples_ms, [0.05, 0.95])
+    watch, found = onnxruntime.watched, {"told": [], "as it is": []}
+    for _ in range(sessions):
+        for how, ratios in found.items():
+            onnxruntime.watched = watch if how == "told" else as_it_is
+            dense, *others = profiler.measure(sliced, protocol)
+            ratios.append([dense.latency_ms, *(m.ratio for m in others)])
+    onnxruntime.watched = watch
     print(f"{name}, batch {batch}, {profiler.device}")
-    print(f"  dense: 90 % of its visits took {ends[0]:.2f} to {ends[1]:.2f} ms")
-    print(f"  {'':14} {'ratio':>7} {'fast':>7} {'slow':>7} {'slow / fast':>12}  rounds of each")
-    for key, each in zip(keys, found, strict=True):
-        if not each.ok:
-            print(f"  {key:14} {each.error}")
-            continue
-        own, beside = np.array(each.samples_ms), np.array(each.reference_ms)
-        picked = [
-            (own <= np.quantile(own, 1 / 3)) & (beside <= np.quantile(beside, 1 / 3)),
-            (own >= np.quantile(own, 2 / 3)) & (beside >= np.quantile(beside, 2 / 3)),
-        ]
-        fast, slow = (float(np.median(own[p]) / np.median(beside[p])) for p in picked)
-        print(f"  {key:14} {each.ratio:7.3f} {fast:7.3f} {slow:7.3f} {slow / fast:12.3f}  "
-              f"{picked[0].sum()} and {picked[1].sum()}", flush=True)  # fmt: skip
+    print(f"  {sessions} sessions each    {'told':>7} differs   {'as it is':>8} differs")
+    told, plain = (np.log(np.array(each)) for each in found.values())
+    for column, key in enumerate(["dense, ms", *keys[1:]]):
+        figures = [(np.exp(each[:, column].mean()), each[:, column].std(ddof=1))
+                   for each in (told, plain)]  # fmt: skip
+        print(f"  {key:16} " + "   ".join(f"{m:9.4f} {s:7.2%}" for m, s in figures), flush=True)
+    usual = [np.median(each[:, 2:].std(axis=0, ddof=1)) for each in (told, plain)]
+    print(f"  from session to session a candidate's ratio differs by {usual[0]:.2%} as told and by "
+          f"{usual[1]:.2%} as it is (median of standard deviations)")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
-    parser.add_argument("--device", default="onnxruntime-cpu?threads=1")
-    parser.add_argument("--rounds", type=int, default=150)
+    parser.add_argument("--device", default="onnxruntime-cpu", help="of onnxruntime, one thread")
+    parser.add_argument("--sessions", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--load", action="store_true", help="keep the other cores at work")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
@@ -89,7 +100,7 @@ def main() -> None:
     for process in others:
         process.start()
     for name in args.networks or ["resnet20", "densenet"]:
-        neighbours(name, args.device, args.rounds, args.seed)
+        neighbours(name, args.device, args.sessions, args.rounds, args.seed)
     for process in others:
         process.terminate()
 

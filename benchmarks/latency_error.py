@@ -65,6 +65,7 @@ def both(first: Measurement, second: Measurement) -> Measurement:
     return replace(
         first, ratio=ratio, ratio_interval=(ratio - half, ratio + half),
         samples_ms=mixed[0], reference_ms=mixed[1],
+        common_std=math.hypot(first.common_std, second.common_std) / 2,
     )  # fmt: skip
 
 
@@ -135,7 +136,8 @@ def run(name: str, args: argparse.Namespace) -> tuple[int, int]:
     if args.save and not args.table:
         lines = [
             json.dumps({"kept": kept[i].tolist(), "measured": m, "predicted": p, "std": s,
-                        "samples": measured[i].samples_ms, "beside": measured[i].reference_ms})
+                        "samples": measured[i].samples_ms, "beside": measured[i].reference_ms,
+                        "common_std": measured[i].common_std})
             for i, m, p, s in zip(good, ratio.tolist(), mean.tolist(), std.tolist(), strict=True)
         ]  # fmt: skip
         (args.save / f"{name}-held-out.txt").write_text("\n".join(lines) + "\n")
@@ -159,7 +161,8 @@ def again(name: str, folder: Path) -> tuple[int, int]:
     rows = [json.loads(line) for line in lines]
     measured = [
         Measurement(str(i), ratio=row["measured"], ratio_interval=(math.nan, math.nan),
-                    samples_ms=tuple(row["samples"]), reference_ms=tuple(row["beside"]))
+                    samples_ms=tuple(row["samples"]), reference_ms=tuple(row["beside"]),
+                    common_std=row.get("common_std", 0.0))
         for i, row in enumerate(rows)
     ]  # fmt: skip
     ratio = np.array([row["measured"] for row in rows])

@@ -224,6 +224,8 @@ class Measurement:
         kernels: the runtime's own times of its kernels, if asked for.
         stopped: why measuring ended: "interval" (narrow enough), "time" or "rounds".
         error: why there is no figure, or None.
+        common_std: standard deviation of the ratio, as a fraction, that its rounds have in common
+            and so do not show; part of the interval.
         notes: what is to be known of the figures: rounds that were left out, why there is no
             energy.
     """
@@ -243,6 +245,7 @@ class Measurement:
     energy_ratio: float | None = None
     energy_ratio_interval: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    common_std: float = 0.0
 
     @property
     def ok(self) -> bool:

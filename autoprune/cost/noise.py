@@ -12,6 +12,7 @@ Molecular Biology 3 (2004), equation 3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ _NORMAL = 1.4826
 
 
 def ratio_noise(measured: Sequence[Observation | Measurement]) -> Floats:
-    """(N,) standard deviation of each ratio, from the rounds of all.
+    """(N,) standard deviation of each ratio, from the rounds of all and what its own can't show.
 
     Args:
         measured: N candidates of one device. One with fewer than two rounds has the standard
@@ -49,5 +50,6 @@ def ratio_noise(measured: Sequence[Observation | Measurement]) -> Floats:
         count = len(deviation)
         squares = np.minimum(np.abs(deviation), _FAR * usual) ** 2
         variance = (_USUAL * usual**2 + squares.sum()) / (_USUAL + count - 1)
-        result[i] = measured[i].ratio * max(float(np.sqrt(variance / count)), LEAST)
+        std = math.hypot(math.sqrt(variance / count), measured[i].common_std)
+        result[i] = measured[i].ratio * max(std, LEAST)
     return result

@@ -35,6 +35,7 @@ class Observation:
         origin: "build" (fitted), "check" (held out, then fitted too) or "verified" (a search's).
         energy_ratio: energy over the reference's, measured beside it, or None.
         energy_std: standard deviation of that ratio, or None.
+        common_std: as of `Measurement`.
         batch: a name shared by those that were measured beside the same sessions of the reference;
             "" where that is not known.
         notes: what is to be known of the figures: rounds that were left out since the device was
@@ -54,6 +55,7 @@ class Observation:
     energy_std: float | None = None
     notes: tuple[str, ...] = ()
     batch: str = ""
+    common_std: float = 0.0
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Observation:
             *energy_ratio_of(measurement),
             measurement.notes,
             batch,
+            float(f"{measurement.common_std:.3g}"),
         )
 
     def is_dense(self, layout: Layout) -> bool:
@@ -99,6 +102,7 @@ class Observation:
             "energy_std": self.energy_std,
             "notes": list(self.notes),
             "batch": self.batch,
+            "common_std": self.common_std or None,
         }
         return {k: v for k, v in data.items() if v is not None and v != [] and v != ""}
 
@@ -119,6 +123,7 @@ class Observation:
             _number(data.get("energy_std")),
             tuple(str(note) for note in data.get("notes", ())),
             str(data.get("batch", "")),
+            float(data.get("common_std", 0.0)),
         )
 
 

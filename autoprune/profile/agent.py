@@ -217,7 +217,9 @@ class Agent:
             times = network.times_ms(runs)
         finally:
             gc.enable()
-        return {"latencies_ms": times, **(self.metered(network) if energy else {})}
+        slowed = list(getattr(network, "slowed", ()))
+        told = {"slowed": slowed} if slowed else {}
+        return {"latencies_ms": times, **told, **(self.metered(network) if energy else {})}
 
     def metered(self, network: Running) -> dict[str, Any]:
         """The energy of one run, or why there is none; a meter that fails is read once more."""

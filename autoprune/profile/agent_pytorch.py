@@ -5,11 +5,12 @@ It is sent there as it is, as part of the agent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.agent_running import Running, Runtime, missing
+from autoprune.profile.neighbours import times_ms
 from autoprune.profile.pytorch_kernels import profile_beside
 from autoprune.profile.pytorch_program import Program
 from autoprune.profile.pytorch_runs import Runs
@@ -77,6 +78,7 @@ class _Network:
     """
 
     note = ""
+    slowed: Sequence[float] = ()
 
     def __init__(self, runs: Runs, program: Program) -> None:
         self.program = program
@@ -91,4 +93,5 @@ class _Network:
 
     def times_ms(self, runs: int) -> list[float]:
         """As of `Running`."""
-        return [self._timed() for _ in range(runs)]
+        times, self.slowed = times_ms(self._timed, runs)
+        return times

@@ -7,10 +7,11 @@ name. It is sent there as it is: Python 3.9, numpy and the runtime, and the modu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from autoprune.core.errors import ProfilerError
+from autoprune.profile.neighbours import times_ms, watched
 from autoprune.profile.visits import timed
 
 
@@ -19,6 +20,9 @@ class Running(Protocol):
 
     Attributes:
         note: what is to be known of its figures; "" for nothing.
+
+    One beside whose runs it is known what else is at work has `slowed` too: of the runs that were
+    timed last, as of `neighbours.Watched.times_ms`.
     """
 
     note: str
@@ -99,9 +103,11 @@ class Timed:
     """
 
     note = ""
+    slowed: Sequence[float] = ()
 
     def __init__(self, run: Callable[[], object], *, cpu_time: bool) -> None:
-        self._run, self._timed = run, timed(run, cpu_time=cpu_time)
+        self._run = run
+        self._timed = watched(timed(run, cpu_time=cpu_time), cpu_time=cpu_time)
         run()
 
     def run(self, runs: int) -> None:
@@ -111,7 +117,8 @@ class Timed:
 
     def times_ms(self, runs: int) -> list[float]:
         """As of `Running`."""
-        return [self._timed() for _ in range(runs)]
+        times, self.slowed = times_ms(self._timed, runs)
+        return times
 
 
 def missing(package: str, error: ImportError) -> str:

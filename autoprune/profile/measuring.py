@@ -18,7 +18,9 @@ import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.profile.energy import MeterError, Windows
+from autoprune.profile.neighbours import Watched
 from autoprune.profile.series import Dependence, Reference, Series, bounded
+from autoprune.profile.slopes import slopes
 from autoprune.profile.throttling import RESTS, Rest, unsteady
 from autoprune.profile.visits import Runner, Visit, Visitor, timed, visit
 
@@ -135,7 +137,7 @@ class _Measuring:
                 break
             self._decide(active, rounds)
             if not self._late():
-                self.rest.after(np.array(self.reference.levels))
+                self.rest.after(self.reference.levels)
 
     def _take_up_again(self, rounds: int) -> None:
         """Networks that were done, where the others' rounds have shown the device to be quicker.
@@ -145,7 +147,7 @@ class _Measuring:
         if self._late() or rounds >= (1 + RETAKES) * self.protocol.max_rounds:
             return
         for series in self._healthy():
-            done = int(series.steady(self.reference).sum()) if series.own else 0
+            done = int(series.steady(self.reference).sum()) if series.visits else 0
             if series.stopped == "interval" and done < self._enough:
                 series.stopped = ""
 
@@ -193,11 +195,14 @@ class _Measuring:
         if found.energy_mj is not None:
             series.error = "the device measures energy itself; leave out meter to use that"
             return found
+        runner = series.runner
+        if isinstance(runner, Watched):  # in windows of energy nothing but it must run
+            runner = runner.runner
         for attempt in range(2):
             if self.windows is None:
                 break
             try:
-                energy = self.windows.per_run(lambda runs: visit(series.runner, runs))
+                energy = self.windows.per_run(lambda runs: visit(runner, runs))
                 return replace(found, energy_mj=energy)
             except MeterError as error:
                 if attempt:
@@ -226,12 +231,13 @@ class _Measuring:
     def _decide(self, active: list[Series], rounds: int) -> None:
         """Which of the active ones are done, and why."""
         protocol, late = self.protocol, self._late()
+        self._learn_slopes()
         depend = Dependence.of(self._healthy(), self.reference)
         for series in active:
             if series.error is not None:
                 continue
             done = self._alone() if series is self.first else 0
-            if series.own:
+            if series.visits:
                 done = int(series.steady(self.reference).sum())
             if done >= self._enough:
                 if series is self.first:
@@ -247,12 +253,24 @@ class _Measuring:
             elif done >= protocol.max_rounds or rounds >= (1 + RETAKES) * protocol.max_rounds:
                 series.stopped = "rounds"
 
+    def _learn_slopes(self) -> None:
+        """How much what else is at work on the device slows each network down, by all visits."""
+        every: list[Reference | Series] = [self.reference, *self._healthy()]
+        told = [each for each in every if each.visits]
+        visits = [each.visits for each in told]
+        found = slopes(
+            [np.log([v.latency_ms for v in each]) for each in visits],
+            [np.array([v.slowed for v in each]) for each in visits],
+        )
+        for each, slope in zip(told, found, strict=True):
+            each.slope = slope
+
     def _alone(self) -> int:
         return int((~self.reference.throttled()).sum())
 
     def results(self, keys: Sequence[str]) -> list[Measurement]:
         failed = self.first.error
-        if failed is None and not self.reference.levels:
+        if failed is None and not self.reference.visits:
             failed = "no run finished"
         if failed is not None:
             reason = f"the reference (artifact {keys[0]!r}) has no figure: {failed}"
@@ -270,7 +288,7 @@ class _Measuring:
     def _reference_result(self, key: str) -> Measurement:
         level, low, high = self.reference.level(self.protocol.confidence)
         energy = self.reference.energy(self.protocol.confidence)
-        steady = np.array(self.reference.levels)[~self.reference.throttled()]
+        steady = self.reference.levels[~self.reference.throttled()]
         times = tuple(np.exp(steady).tolist())
         notes = (unsteady(steady), f"no energy: {self.no_energy}" if self.no_energy else "")
         return Measurement(

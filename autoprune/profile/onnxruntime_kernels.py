@@ -10,7 +10,9 @@ import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
+from autoprune.profile.neighbours import Core
 from autoprune.profile.node_times import TOO_QUICK, Floats, NodeTimes, Source
+from autoprune.profile.slopes import slopes
 
 #: Rounds of profiled runs, each network in turn with the reference before and after it. What a
 #: machine does changes from one to the next, hardly from run to run: many short ones tell most.
@@ -24,6 +26,9 @@ BLOCK_MS, MOST_RUNS = 3.0, 50
 #: caches meanwhile. A whole network's latency is that of the fastest run in a row, which finds them
 #: warm.
 WARM_MS = 40.0
+
+#: A node that took less than the profile's clock tells took about so many microseconds.
+CLOCK_US = 0.5
 
 #: onnxruntime drops what a profile tells beyond so many events (a million, as measured); and how
 #: many it tells of a run besides one for each node, at most.
@@ -41,8 +46,10 @@ def _middle_mean(values: Floats) -> Floats:
 class _Profiled:
     """A network that is profiled, and which of its runs belong to which block."""
 
-    def __init__(self, make: Callable[[int], Source], number: int) -> None:
+    def __init__(self, make: Callable[[int], Source], number: int, core: Core | None) -> None:
+        self.core = core
         self.blocks: list[tuple[int, int]] = []
+        self.slowed: list[float] = []
         self.count = 0
         self.error = ""
         try:
@@ -55,16 +62,31 @@ class _Profiled:
         if self.error:
             return
         try:
-            self.source.run(runs)
+            slowed = self._run(runs, first)
         except ProfilerError as error:
             self.error = str(error)
             return
         if first < runs:
+            self.slowed.append(slowed)
             self.blocks.append((self.count + first, self.count + runs))
         self.count += runs
 
+    def _run(self, runs: int, first: int) -> float:
+        """Run it that many times; how slow its core was beside all but the first."""
+        if self.core is None or first == runs:
+            self.source.run(runs)
+            return 0.0
+        if first:
+            self.source.run(first)
+        before = self.core.slowed()
+        self.source.run(runs - first)
+        return (before + self.core.slowed()) / 2
+
     def read(self) -> tuple[NodeTimes, list[Floats]]:
         """Its nodes and their times, and for each block a (runs, nodes) array of microseconds.
+
+        Those are without what else was at work on the core, each node's slope drawn towards the
+        mean of all.
 
         Raises:
             ProfilerError: it failed, now or before.
@@ -72,7 +94,14 @@ class _Profiled:
         if self.error:
             raise ProfilerError(self.error)
         found = self.source.read()
-        return found, [found.times_us[start:stop] for start, stop in self.blocks]
+        blocks = [found.times_us[start:stop] for start, stop in self.blocks]
+        slowed = np.array(self.slowed)
+        if slowed.any():
+            levels = np.log([np.maximum(np.median(b, axis=0), CLOCK_US) for b in blocks])
+            told = slopes(list(levels.T), [slowed] * levels.shape[1])
+            by_node = np.array([slope.value for slope in told])
+            blocks = [b * np.exp(-by_node * s) for b, s in zip(blocks, slowed, strict=True)]
+        return found, blocks
 
     def kernels(self, measurement: Measurement, found: NodeTimes, times_ms: Floats) -> Measurement:
         """The measurement with its kernels."""
@@ -83,6 +112,7 @@ def profile_kernels(
     make: Callable[[int], Source],
     measured: Sequence[Measurement],
     protocol: MeasuringProtocol,
+    core: Core | None = None,
 ) -> list[Measurement]:
     """Profile networks' nodes, the first one before and after each of the others.
 
@@ -93,6 +123,7 @@ def profile_kernels(
         measured: of each network, without profiling; the first is the reference, and is `ok`:
             its kernels are scaled to its latency, and with it all others.
         protocol: `warmup`, `seed` and `between` count.
+        core: that networks run on, where it can be known what else is at work on it.
 
     Returns:
         The same with their kernels in the order of execution; one that can't be profiled has
@@ -107,7 +138,7 @@ def profile_kernels(
     results = list(measured)
     for start in range(0, max(1, len(good)), most):
         part = [0, *good[start : start + most]]
-        found = _profile_some(make, part, measured, protocol, events)
+        found = _profile_some(make, part, measured, protocol, events, core)
         if not found[0].ok:
             return [Measurement(m.key, error=m.error or found[0].error) for m in measured]
         for number, measurement in zip(part, found, strict=True):
@@ -122,12 +153,13 @@ def _profile_some(
     measured: Sequence[Measurement],
     protocol: MeasuringProtocol,
     events: int,
+    core: Core | None,
 ) -> list[Measurement]:
     """As `profile_kernels`, of some of the networks, by their numbers: the reference first."""
     measured = [measured[number] for number in numbers]
     results = list(measured)
     runs = _runs_in_a_row([m.latency_ms for m in measured], events)
-    profiled = [_Profiled(make, number) for number in numbers]
+    profiled = [_Profiled(make, number, core) for number in numbers]
     visits = _run_rounds(profiled, runs, protocol)
     try:
         found, blocks = profiled[0].read()

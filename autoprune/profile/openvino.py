@@ -11,6 +11,7 @@ from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.chunks import measure_in_chunks, reference_failed
 from autoprune.profile.cpu import cpu
 from autoprune.profile.measuring import measure_interleaved, timed
+from autoprune.profile.neighbours import watched
 from autoprune.profile.node_times import LocalSource
 from autoprune.profile.openvino_kernels import profile_kernels
 from autoprune.profile.openvino_nodes import ProfiledRequest, settings
@@ -105,7 +106,8 @@ class OpenVinoProfiler:
                 if index == 0:
                     return reference_failed(artifacts, errors[0])
             else:
-                runners.append((index, timed(request.infer, cpu_time=self._threads == 1)))
+                runner = timed(request.infer, cpu_time=self._threads == 1)
+                runners.append((index, watched(runner, cpu_time=self._threads == 1)))
         timings = measure_interleaved(
             [artifacts[i].key for i, _ in runners], [runner for _, runner in runners], protocol
         )

@@ -12,7 +12,7 @@ from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringPr
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.loading import load_and_measure, short
-from autoprune.profile.measuring import Runner
+from autoprune.profile.measuring import Runner, Visitor
 from autoprune.profile.node_times import kernel_time
 from autoprune.profile.pytorch_runs import Runs
 
@@ -89,7 +89,7 @@ class PyTorchProfiler:
     ) -> list[Measurement]:
         networks: dict[str, tuple[Any, Callable[[], object]]] = {}
 
-        def load(artifact: Artifact) -> Runner:
+        def load(artifact: Artifact) -> Runner | Visitor:
             module, run = self._eager(artifact)
             ready = self._runs.ready(run)
             networks[artifact.key] = module, run

@@ -16,6 +16,7 @@ from typing import Any
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.conditions import gpu
 from autoprune.profile.cpu import cpu
+from autoprune.profile.neighbours import Watched, watched
 from autoprune.profile.threads import check_threads
 from autoprune.profile.visits import Runner, clock_name, timed
 
@@ -146,14 +147,14 @@ class Runs:
         replay: Callable[[], object] = graph.replay
         return replay
 
-    def timed(self, run: Callable[[], object]) -> Runner:
+    def timed(self, run: Callable[[], object]) -> Runner | Watched:
         """A function that runs what is `ready` once, and gives the milliseconds.
 
         With one thread on a CPU it is that thread's CPU time, with more the wall time; on a GPU
         the time between CUDA events around a run.
         """
         if not self.cuda:
-            return timed(run, cpu_time=self._cpu_time)
+            return watched(timed(run, cpu_time=self._cpu_time), cpu_time=self._cpu_time)
         torch, place = self.torch, self.place
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 

@@ -40,6 +40,8 @@ def parse(text: bytes, who: str) -> dict[str, Any]:
 def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
     """The times of a visit: `latencies_ms`, one of each run, and `energy_mj` or `no_energy`.
 
+    And `slowed`, where that can be told: as of `Visit`, of each run.
+
     Raises:
         ProfilerError: another number of times, or one that no run can take.
     """
@@ -58,7 +60,25 @@ def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
         ):
             raise ProfilerError(f"{what} of {who} must be positive, finite numbers; got {value!r}")
     why = str(data.get("no_energy", "")) if energy is None else ""
-    return Visit(float(min(times)), None if energy is None else float(energy), why[:1000])
+    slowed = data.get("slowed") or [0.0] * runs
+    if not _slownesses(slowed, runs):
+        got = _short(repr(slowed).encode())
+        raise ProfilerError(f"{who} must tell slowed, {runs} numbers of 0 or more; got {got}")
+    return Visit(
+        float(min(times)),
+        None if energy is None else float(energy),
+        why[:1000],
+        slowed=float(slowed[times.index(min(times))]),
+        usually_slowed=sum(slowed) / runs,
+    )
+
+
+def _slownesses(slowed: object, runs: int) -> bool:
+    return (
+        isinstance(slowed, list)
+        and len(slowed) == runs
+        and all(isinstance(s, int | float) and math.isfinite(s) and s >= 0 for s in slowed)
+    )
 
 
 def node_times(data: Mapping[str, Any], runs: int, who: str) -> NodeTimes:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.stats import norm
 
 from autoprune.core.device import Measurement, MeasuringProtocol
+from autoprune.profile.slopes import UNKNOWN, Slope
 from autoprune.profile.statistics import autocorrelation, robust_mean
 from autoprune.profile.throttling import Bools, Floats, throttled, told
 from autoprune.profile.visits import Runner, Visit, Visitor
@@ -16,6 +18,9 @@ from autoprune.profile.visits import Runner, Visit, Visitor
 #: A round whose reference changed by more than this from before to after is taken again (or by
 #: more than three times what is usual on this machine at this hour, where that is more).
 DRIFT = 0.04
+
+#: What slows the device down less than this (a logarithm) is not told.
+BESIDE = 0.05
 
 #: A network needs so many rounds that the device held still in.
 FEWEST = 2
@@ -29,12 +34,22 @@ class Reference:
     """The reference's visits, in the order of time.
 
     Attributes:
-        levels: logarithms of its latency in ms.
-        energies: of one run in mJ, beside them; None where it could not be read.
+        visits: as they were told.
+        slope: how much what else is at work on the device slows it down.
     """
 
-    levels: list[float] = field(default_factory=list)
-    energies: list[float | None] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+    slope: Slope = UNKNOWN
+
+    @property
+    def levels(self) -> Floats:
+        """(n,) logarithms of its latency in ms, on a device of its own."""
+        return alone(self.visits, self.slope)
+
+    @property
+    def slowed(self) -> float:
+        """Logarithm of how many times slower the device usually was than on its own."""
+        return float(np.mean([visit.usually_slowed for visit in self.visits]))
 
     def add(self, visit: Visit) -> int:
         """Take in a visit.
@@ -42,22 +57,23 @@ class Reference:
         Returns:
             Its number.
         """
-        self.levels.append(math.log(visit.latency_ms))
-        self.energies.append(visit.energy_mj)
-        return len(self.levels) - 1
+        self.visits.append(visit)
+        return len(self.visits) - 1
 
     def throttled(self) -> Bools:
         """(n,) which visits the device was not at its usual speed in."""
-        return throttled(np.array(self.levels))
+        return throttled(self.levels)
 
     def level(self, confidence: float) -> Interval:
         """Logarithm of the latency at the usual speed, and its interval."""
-        return robust_mean(np.array(self.levels)[~self.throttled()], confidence)
+        keep = ~self.throttled()
+        found = robust_mean(self.levels[keep], confidence)
+        return widened(found, unsure(self.visits, keep, self.slope), confidence)
 
     def energy(self, confidence: float) -> Interval | None:
         """Logarithm of the energy at the usual speed, and its interval; None if not always told."""
         keep = ~self.throttled()
-        values = [e for e, k in zip(self.energies, keep, strict=True) if k]
+        values = [v.energy_mj for v, k in zip(self.visits, keep, strict=True) if k]
         if not values or any(e is None for e in values):
             return None
         return robust_mean(np.log(np.array(values, dtype=np.float64)), confidence)
@@ -78,7 +94,7 @@ class Dependence:
     @classmethod
     def of(cls, series: Sequence[Series], reference: Reference) -> Dependence:
         """That of all networks' rounds together."""
-        measured = [each for each in series if each.own]
+        measured = [each for each in series if each.visits]
         return cls(
             autocorrelation([each.ratios(reference) for each in measured]),
             autocorrelation([each.energy_ratios(reference) for each in measured]),
@@ -90,9 +106,10 @@ class Series:
     """A network's rounds: its figure in each, and the reference's visits around it."""
 
     runner: Runner | Visitor
-    own: list[Visit] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
     before: list[int] = field(default_factory=list)
     after: list[int] = field(default_factory=list)
+    slope: Slope = UNKNOWN
     stopped: str = ""
     error: str | None = None
     no_energy: str = ""  # why its energy could not be read
@@ -101,7 +118,7 @@ class Series:
     def add(self, before: int, own: Visit, after: int) -> None:
         """Take in a round."""
         self.before.append(before)
-        self.own.append(own)
+        self.visits.append(own)
         self.after.append(after)
 
     def throttled(self, reference: Reference) -> Bools:
@@ -111,7 +128,7 @@ class Series:
 
     def steady(self, reference: Reference) -> Bools:
         """Which rounds count: at the device's usual speed, the reference the same at both ends."""
-        levels = np.array(reference.levels)
+        levels = reference.levels
         keep = ~self.throttled(reference)
         change = np.abs(levels[self.before] - levels[self.after])
         if not keep.any():
@@ -121,20 +138,22 @@ class Series:
 
     def beside(self, reference: Reference) -> Floats:
         """(rounds,) the reference beside each: the geometric mean of before and after, log ms."""
-        levels = np.array(reference.levels)
+        levels = reference.levels
         return np.asarray((levels[self.before] + levels[self.after]) / 2)
 
     def ratios(self, reference: Reference) -> Floats:
-        """(steady rounds,) logarithms of the latency ratio."""
-        own = np.log([visit.latency_ms for visit in self.own])
+        """(steady rounds,) logarithms of the latency ratio, on a device of their own."""
+        own = alone(self.visits, self.slope)
         return np.asarray((own - self.beside(reference))[self.steady(reference)])
 
     def energy_ratios(self, reference: Reference) -> Floats:
         """(steady rounds,) logarithms of the energy ratio; none if not told in each of them."""
         logs = []
         for index in np.flatnonzero(self.steady(reference)):
-            around = [reference.energies[i] for i in (self.before[index], self.after[index])]
-            told_mj = [e for e in (self.own[index].energy_mj, *around) if e is not None]
+            around = [
+                reference.visits[i].energy_mj for i in (self.before[index], self.after[index])
+            ]
+            told_mj = [e for e in (self.visits[index].energy_mj, *around) if e is not None]
             if len(told_mj) < 3:
                 return np.zeros(0)
             own, first, last = (math.log(e) for e in told_mj)
@@ -143,7 +162,17 @@ class Series:
 
     def ratio(self, reference: Reference, confidence: float, depend: Dependence) -> Interval:
         """Logarithm of the latency ratio over the steady rounds, and its interval."""
-        return robust_mean(self.ratios(reference), confidence, depend.latency)
+        found = robust_mean(self.ratios(reference), confidence, depend.latency)
+        return widened(found, self.common_std(reference), confidence)
+
+    def common_std(self, reference: Reference) -> float:
+        """Standard deviation that the slopes' own give to the mean of `ratios`."""
+        keep = self.steady(reference)
+        beside = [reference.visits[i] for i in (*self.before, *self.after)]
+        return math.hypot(
+            unsure(self.visits, keep, self.slope),
+            unsure(beside, np.concatenate([keep, keep]), reference.slope),
+        )
 
     def energy_ratio(
         self, reference: Reference, confidence: float, depend: Dependence
@@ -180,7 +209,7 @@ class Series:
     ) -> Measurement:
         """What its rounds come to; an error where there are too few to tell."""
         confidence = protocol.confidence
-        if self.error is None and not self.own:
+        if self.error is None and not self.visits:
             self.error = (
                 f"the {protocol.timeout_s:g} s of timeout_s were over before its first round; "
                 "allow more time, or measure fewer networks in a call"
@@ -192,7 +221,7 @@ class Series:
         if off.any():
             around = sorted({*np.array(self.before)[off], *np.array(self.after)[off]})
             slow = np.isin(np.arange(len(reference.levels)), around) & reference.throttled()
-            how = told(np.array(reference.levels), slow)
+            how = told(reference.levels, slow)
         if keep.sum() < min(FEWEST, len(keep)):
             return Measurement(
                 key,
@@ -217,15 +246,30 @@ class Series:
             latency_interval_ms=(bounded(middle - below), bounded(middle + above)),
             ratio=math.exp(centre),
             ratio_interval=(bounded(low), bounded(high)),
-            samples_ms=tuple(v.latency_ms for v, k in zip(self.own, keep, strict=True) if k),
+            samples_ms=tuple(np.exp(alone(self.visits, self.slope)[keep]).tolist()),
             reference_ms=tuple(np.exp(self.beside(reference)[keep]).tolist()),
             energy_mj=math.exp(dense[0] + energy[0]) if energy and dense else None,
             energy_ratio=math.exp(energy[0]) if energy and dense else None,
             energy_ratio_interval=(
                 (bounded(energy[1]), bounded(energy[2])) if energy and dense else None
             ),
+            common_std=self.common_std(reference),
             stopped=self.stopped,
-            notes=self._notes(off, int(keep.sum()), how, protocol),
+            notes=(
+                *self._beside_others(centre, reference),
+                *self._notes(off, int(keep.sum()), how, protocol),
+            ),
+        )
+
+    def _beside_others(self, centre: float, reference: Reference) -> tuple[str, ...]:
+        """The ratio on the device as it is, where something else is at work on it."""
+        slowed = reference.slowed
+        if slowed < BESIDE:
+            return ()
+        ratio = math.exp(centre + (self.slope.value - reference.slope.value) * slowed)
+        return (
+            f"something else was at work on the machine and slowed its core {math.exp(slowed):.2f} "
+            f"times down; the ratio is told without that, beside it it is {ratio:.3g}",
         )
 
     def _notes(
@@ -242,6 +286,25 @@ class Series:
         if self.no_energy:
             notes.append(f"no energy: {self.no_energy}")
         return tuple(notes)
+
+
+def alone(visits: Sequence[Visit], slope: Slope) -> Floats:
+    """(n,) logarithms of the latency of visits, on a device of their own."""
+    levels = np.log([visit.latency_ms for visit in visits])
+    return levels - slope.value * np.array([visit.slowed for visit in visits])
+
+
+def unsure(visits: Sequence[Visit], keep: Bools, slope: Slope) -> float:
+    """Standard deviation that the slope's own gives to the mean of `alone`."""
+    slowed = np.array([visit.slowed for visit in visits])[keep]
+    return slope.std * float(slowed.mean()) if len(slowed) else 0.0
+
+
+def widened(interval: Interval, std: float, confidence: float) -> Interval:
+    """An interval of a value that is unsure besides by a standard deviation."""
+    centre, low, high = interval
+    more = float(norm.isf((1 - confidence) / 2)) * std
+    return centre, centre - math.hypot(centre - low, more), centre + math.hypot(high - centre, more)
 
 
 def bounded(value: float) -> float:

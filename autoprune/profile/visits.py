@@ -23,11 +23,16 @@ class Visit:
         latency_ms: of the fastest run.
         energy_mj: of one run, their mean; None where it can't be read.
         no_energy: why it can't, where that is to be told.
+        slowed: logarithm of how many times slower its core was beside that run than on its own; 0
+            where that is not told.
+        usually_slowed: the same over all of the visit.
     """
 
     latency_ms: float
     energy_mj: float | None = None
     no_energy: str = ""
+    slowed: float = 0.0
+    usually_slowed: float = 0.0
 
 
 @runtime_checkable
@@ -51,7 +56,7 @@ def timed(run: Callable[[], object], *, cpu_time: bool = False) -> Runner:
             machine is then not counted as the network's. Where the operating system's clock for
             it is coarser than a microsecond, the wall clock is used.
     """
-    clock = time.thread_time_ns if cpu_time and _fine() else time.perf_counter_ns
+    clock = time.thread_time_ns if cpu_time and fine() else time.perf_counter_ns
 
     def runner() -> float:
         start = clock()
@@ -63,10 +68,10 @@ def timed(run: Callable[[], object], *, cpu_time: bool = False) -> Runner:
 
 def clock_name(cpu_time: bool) -> str:
     """What a device's details tell of the clock that `timed` uses."""
-    return "thread CPU time" if cpu_time and _fine() else "wall"
+    return "thread CPU time" if cpu_time and fine() else "wall"
 
 
-def _fine() -> bool:
+def fine() -> bool:
     """Whether the clock of a thread's CPU time is finer than a microsecond, or as fine."""
     return time.get_clock_info("thread_time").resolution <= 1e-6
 

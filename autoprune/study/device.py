@@ -34,7 +34,9 @@ Exported = tuple[bytes, Callable[[], nn.Module]]
 #: How briefly candidates are measured that a latency table learns from: many measured roughly tell
 #: more than few measured well, for each is one of many that its model smooths over. The time is
 #: for each of them.
-LEARNING = MeasuringProtocol(runs=3, min_rounds=5, width=0.03, timeout_s=1.0, between=3)
+LEARNING = MeasuringProtocol(
+    runs=3, min_rounds=5, max_rounds=8, width=0.03, timeout_s=1.0, between=3
+)
 #: How closely those are measured that it is checked on.
 CHECKING = MeasuringProtocol(width=0.015, timeout_s=1.5)
 #: Where that is too short for a slow network, it may take the time of so many runs of the dense

@@ -20,6 +20,7 @@ TROUBLE = {
     "text": lambda n: print(json.dumps({"latencies_ms": ["1"] * n})),
     "true": lambda n: print(json.dumps({"latencies_ms": [True] * n})),
     "energy": lambda n: print(json.dumps({"latencies_ms": [1.0] * n, "energy_mj": -3})),
+    "slowed": lambda n: print(json.dumps({"latencies_ms": [1.0] * n, "slowed": [-1] * n})),
     "status": lambda n: sys.exit("the board is on fire"),
     "signal": lambda n: os.kill(os.getpid(), 9),
     "hang": lambda n: time.sleep(600),

@@ -60,7 +60,9 @@ def test_it_runs_and_profiles_what_it_is_sent(tmp_path, threads):
     assert told["details"]["clock"] == "thread CPU time"
     for number, digest in enumerate(digests):
         assert agent.load(number, digest, [], profile=False) == {"elsewhere": "", "note": ""}
-        found = replies.visit(agent.run(number, 3, False), 3, "it")
+        reply = agent.run(number, 3, False)
+        assert len(reply["slowed"]) == 3, "how slow its core was beside each run"
+        found = replies.visit(reply, 3, "it")
         assert found.latency_ms > 0
         agent.networks[number].run(2)
     kernels, whole_ms = replies.kernels(agent.kernels(0), "it", reference=True)

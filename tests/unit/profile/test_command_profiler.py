@@ -61,6 +61,7 @@ def test_keeps_the_contract():
         ("text", "must be positive, finite numbers; got '1'"),
         ("true", "must be positive, finite numbers; got True"),
         ("energy", "energy_mj .* got -3"),
+        ("slowed", r"must tell slowed, 1 numbers of 0 or more; got '\[-1\]'"),
         ("status", "ended with status 1: the board is on fire"),
         ("signal", "got signal 9"),
         ("endless", "more than 16 MiB"),

@@ -6,6 +6,7 @@ import pytest
 
 from autoprune.core.device import MeasuringProtocol
 from autoprune.profile.measuring import measure_interleaved, timed
+from autoprune.profile.neighbours import Core, Watched
 
 
 class Machine:
@@ -393,3 +394,82 @@ def test_a_machine_that_is_not_steady_is_told_with_the_reference():
     assert found.notes == ()
     reference, _ = measure_interleaved(["reference", "other"], [steady, other], protocol)
     assert reference.notes == ()
+
+
+def beside_others(machine, seed, share, slopes, latencies):
+    """Networks of which others slow each down by its own slope, watched and not watched."""
+    rng = np.random.default_rng(seed)
+    state = {"until": 0.0, "slowed": 0.0}
+
+    def slowed():
+        while machine.now >= state["until"]:
+            state["until"] += rng.exponential(0.1)
+            state["slowed"] = rng.uniform(0.25, 0.45) if rng.random() < share else 0.0
+        return state["slowed"]
+
+    def probe():
+        machine.now += 5e-5
+        return 1e-5 * math.exp(slowed())
+
+    def slow(runner, slope):
+        def run():
+            factor = math.exp(slope * slowed())
+            taken = runner() * factor
+            machine.now += taken / 1e3 * (1 - 1 / factor)
+            return taken
+
+        return run
+
+    plain = [slow(machine.runner(ms), slope) for ms, slope in zip(latencies, slopes, strict=True)]
+    core = Core(probe, lambda: machine.now)
+    return plain, [Watched(run, core) for run in plain]
+
+
+def measure_on(machine, runners, **settings):
+    protocol = MeasuringProtocol(**{"width": 0.005, "max_rounds": 30, **settings})
+    keys = [str(i) for i in range(len(runners))]
+    return measure_interleaved(
+        keys, runners, protocol, clock=lambda: machine.now, sleep=machine.rest
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ratios_are_those_of_a_core_without_others(seed):
+    latencies, slopes = [10.0, 1.5, 4.0, 8.0], [0.5, 1.6, 1.0, 0.8]
+    machine = Machine(seed, noise=0.01)
+    plain, watched = beside_others(machine, seed, 0.7, slopes, latencies)
+    as_it_is, found = measure_on(machine, plain), measure_on(machine, watched)
+    true = np.array(latencies) / latencies[0]
+    ratios = np.array([m.ratio for m in found])
+    assert ratios == pytest.approx(true, rel=0.03)
+    assert found[0].latency_ms == pytest.approx(latencies[0], rel=0.03)
+    # Without, a small network seems slower than it is.
+    assert as_it_is[1].ratio > 1.06 * true[1]
+    assert abs(as_it_is[1].ratio / true[1] - 1) > 3 * abs(ratios[1] / true[1] - 1)
+    (note,) = found[1].notes
+    assert "slowed its core" in note
+    beside = float(note.split()[-1])
+    assert beside > 1.06 * true[1]
+
+
+def test_intervals_hold_the_ratio_without_others():
+    latencies, slopes = [10.0, *[6.0] * 7], [0.5, *np.linspace(0.4, 1.6, 7)]
+    held = []
+    for seed in range(12):
+        machine = Machine(seed, noise=0.01)
+        _, watched = beside_others(machine, seed, 0.6, slopes, latencies)
+        for each in measure_on(machine, watched, max_rounds=8)[1:]:
+            low, high = each.ratio_interval
+            held.append(low <= 0.6 <= high)
+    assert np.mean(held) > 0.88
+
+
+def test_where_nothing_else_is_at_work_watching_changes_nothing():
+    figures = []
+    for which in (0, 1):
+        machine = Machine(3, noise=0.02)
+        runners = beside_others(machine, 3, 0.0, [0.5, 1.6], [10.0, 2.0])[which]
+        figures.append(measure_on(machine, runners))
+    for plain, watched in zip(*figures, strict=True):
+        assert watched.ratio == pytest.approx(plain.ratio, rel=0.01)
+        assert watched.notes == ()

@@ -1,5 +1,6 @@
 """Kernel times out of profiles that have room for so many events."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.core.errors import ProfilerError
 from autoprune.profile import onnxruntime_kernels
+from autoprune.profile.neighbours import Core
 from autoprune.profile.node_times import NodeTimes
 from autoprune.profile.onnxruntime_kernels import MOST_EVENTS, profile_kernels
 
@@ -166,3 +168,52 @@ def test_nodes_below_the_clock_give_no_wrong_times(time_us):
         assert [sum(k.latency_ms for k in m.kernels) for m in found] == pytest.approx(
             [0.005] * 5, rel=0.25
         )
+
+
+def test_kernels_are_those_of_a_core_without_others():
+    rng = np.random.default_rng(0)
+    state = {"slowed": 0.0, "now": 0.0}
+
+    def probe():
+        state["now"] += 1e-3
+        return 1e-5 * math.exp(state["slowed"])
+
+    class Slowed(Source):
+        """Its nodes take 100, 200, ... µs, and are slowed down each by a slope of its own."""
+
+        def __init__(self, nodes):
+            super().__init__(nodes)
+            self.rows = []
+
+        def run(self, runs):
+            super().run(runs)
+            slopes = np.linspace(0.5, 1.5, self.nodes)
+            own = 100.0 * np.arange(1, self.nodes + 1) * np.exp(slopes * state["slowed"])
+            self.rows += [own * np.exp(0.005 * rng.normal(size=self.nodes)) for _ in range(runs)]
+
+        def read(self):
+            return NodeTimes(super().read().nodes, np.array(self.rows))
+
+    class Changing(Core):
+        """A core on which others begin and end between two blocks."""
+
+        beside = 0
+
+        def slowed(self):
+            if self.beside % 2 == 0:
+                state["slowed"] = rng.uniform(0.25, 0.45) if rng.random() < 0.6 else 0.0
+            self.beside += 1
+            return super().slowed()
+
+    core = Changing(probe, lambda: state["now"])
+    core.beside = 0
+    true_ms = 0.1 * np.arange(1, 6)
+    reference, other = measured(2, float(true_ms.sum()))
+    sources = [Slowed(5), Slowed(5)]
+    found = profile_kernels(
+        lambda number: sources[number], [reference, other], MeasuringProtocol(), core
+    )
+    for measurement in found:
+        assert [k.latency_ms for k in measurement.kernels] == pytest.approx(true_ms, rel=0.03)
+    plain = np.median(sources[1].rows, axis=0)
+    assert plain[0] / plain.sum() < 0.95 * true_ms[0] / true_ms.sum(), "as profiled"

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.profile.slopes import DIFFER, UNKNOWN, USUAL, slopes
+
+SLOPES = st.lists(st.floats(0.2, 2.0), min_size=1, max_size=8)
+
+
+def visits(rng, slope, count, noise, share=0.5):
+    """Levels of a network around 2, and how slow its core was."""
+    slowed = np.where(rng.random(count) < share, rng.uniform(0.2, 0.5, count), 0.0)
+    return 2.0 + slope * slowed + noise * rng.normal(size=count), slowed
+
+
+@given(SLOPES, st.integers(0, 100))
+def test_many_visits_tell_the_slope(true, seed):
+    rng = np.random.default_rng(seed)
+    both = [visits(rng, slope, 200, 0.01) for slope in true]
+    found = slopes(*zip(*both, strict=True))
+    for slope, each in zip(true, found, strict=True):
+        assert each.value == pytest.approx(slope, abs=0.05)
+        assert each.std < 0.02
+
+
+@given(SLOPES, st.integers(0, 100))
+def test_networks_that_nothing_slowed_down_have_the_usual_slope(true, seed):
+    rng = np.random.default_rng(seed)
+    both = [visits(rng, slope, 5, 0.01, share=0.0) for slope in true]
+    assert slopes(*zip(*both, strict=True)) == [UNKNOWN] * len(true)
+    assert UNKNOWN.value == USUAL
+    assert UNKNOWN.std > DIFFER
+
+
+def test_few_visits_are_drawn_towards_the_mean_of_all():
+    rng = np.random.default_rng(0)
+    steep = [visits(rng, 1.5, 100, 0.01) for _ in range(8)]
+    few = visits(rng, 0.5, 4, 0.5)
+    drawn = slopes(*zip(*steep, few, strict=True))[-1]
+    own = np.polyfit(few[1], few[0], 1)[0]
+    assert abs(drawn.value - 1.4) < abs(own - 1.4)
+    many = slopes(*zip(*steep, visits(rng, 0.5, 400, 0.05), strict=True))[-1]
+    assert many.std < drawn.std
+    assert many.value == pytest.approx(0.5, abs=0.1)
+
+
+def test_stated_deviations_are_those_of_the_estimates():
+    rng = np.random.default_rng(1)
+    off = []
+    for _ in range(300):
+        true = rng.normal(USUAL, DIFFER, size=6)
+        both = [visits(rng, slope, 6, 0.05) for slope in true]
+        found = slopes(*zip(*both, strict=True))
+        off += [(f.value - t) / f.std for f, t in zip(found, true, strict=True)]
+    assert 0.8 < np.std(off) < 1.25
+    assert abs(np.mean(off)) < 0.1
+
+
+def test_a_single_visit_is_no_slope_of_its_own():
+    found = slopes([np.array([1.0])], [np.array([0.3])])
+    assert found == [UNKNOWN]
