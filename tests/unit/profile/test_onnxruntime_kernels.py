@@ -209,11 +209,14 @@ def test_kernels_are_those_of_a_core_without_others():
     core.beside = 0
     true_ms = 0.1 * np.arange(1, 6)
     reference, other = measured(2, float(true_ms.sum()))
-    sources = [Slowed(5), Slowed(5)]
-    found = profile_kernels(
-        lambda number: sources[number], [reference, other], MeasuringProtocol(), core
-    )
+    sources = []
+
+    def make(number):
+        sources.append(Slowed(5))
+        return sources[-1]
+
+    found = profile_kernels(make, [reference, other], MeasuringProtocol(), core)
     for measurement in found:
         assert [k.latency_ms for k in measurement.kernels] == pytest.approx(true_ms, rel=0.03)
-    plain = np.median(sources[1].rows, axis=0)
+    plain = np.median(sources[-1].rows, axis=0)
     assert plain[0] / plain.sum() < 0.95 * true_ms[0] / true_ms.sum(), "as profiled"
