@@ -226,6 +226,9 @@ class Measurement:
         error: why there is no figure, or None.
         common_std: standard deviation of the ratio, as a fraction, that its rounds have in common
             and so do not show; part of the interval.
+        slowed: logarithm of how many times slower others at work on the device made its core, where
+            that is told: figures are without that.
+        ratio_beside: the ratio beside them, where they slowed it down by 5 % or more.
         notes: what is to be known of the figures: rounds that were left out, why there is no
             energy.
     """
@@ -246,11 +249,25 @@ class Measurement:
     energy_ratio_interval: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     common_std: float = 0.0
+    slowed: float = 0.0
+    ratio_beside: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether there is a figure."""
         return self.error is None
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Its notes, and what else was at work on the device, for people."""
+        if self.ratio_beside is None:
+            return self.notes
+        times = f"{math.exp(self.slowed):.2f} times"
+        beside = (
+            f"other work on the machine slowed its core down {times}, which is taken out; "
+            f"beside that the ratio is {self.ratio_beside:.3g}"
+        )
+        return beside, *self.notes
 
 
 @runtime_checkable

@@ -255,22 +255,16 @@ class Series:
             ),
             common_std=self.common_std(reference),
             stopped=self.stopped,
-            notes=(
-                *self._beside_others(centre, reference),
-                *self._notes(off, int(keep.sum()), how, protocol),
-            ),
+            slowed=reference.slowed,
+            ratio_beside=self._beside(centre, reference),
+            notes=self._notes(off, int(keep.sum()), how, protocol),
         )
 
-    def _beside_others(self, centre: float, reference: Reference) -> tuple[str, ...]:
-        """The ratio on the device as it is, where something else is at work on it."""
-        slowed = reference.slowed
-        if slowed < BESIDE:
-            return ()
-        ratio = math.exp(centre + (self.slope.value - reference.slope.value) * slowed)
-        return (
-            f"something else was at work on the machine and slowed its core {math.exp(slowed):.2f} "
-            f"times down; the ratio is told without that, beside it it is {ratio:.3g}",
-        )
+    def _beside(self, centre: float, reference: Reference) -> float | None:
+        """The ratio beside what else is at work on the device; None where that is hardly any."""
+        if reference.slowed < BESIDE:
+            return None
+        return math.exp(centre + (self.slope.value - reference.slope.value) * reference.slowed)
 
     def _notes(
         self, off: Bools, kept: int, how: str, protocol: MeasuringProtocol

@@ -78,7 +78,7 @@ class Again:
                 f"energy, {found.energy_source} now: {found.energy_mj:.4g} mJ ({energy[0]:.4g} to "
                 f"{energy[1]:.4g})"
             )
-        lines += [f"measuring: {note}" for note in found.notes]
+        lines += [f"measuring: {note}" for note in found.told]
         for metric, over in self.violations.items():
             word = "held" if over <= 0 else "not held"
             lines.append(

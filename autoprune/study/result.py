@@ -225,7 +225,7 @@ def measured(verification: Verification | None) -> dict[str, Any] | None:
         "energy_source": None if measurement.energy_mj is None else measurement.energy_source,
         "rounds": len(measurement.samples_ms),
         "stopped": measurement.stopped,
-        "notes": list(measurement.notes),
+        "notes": list(measurement.told),
     }
 
 

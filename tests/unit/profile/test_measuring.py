@@ -446,10 +446,12 @@ def test_ratios_are_those_of_a_core_without_others(seed):
     # Without, a small network seems slower than it is.
     assert as_it_is[1].ratio > 1.06 * true[1]
     assert abs(as_it_is[1].ratio / true[1] - 1) > 3 * abs(ratios[1] / true[1] - 1)
-    (note,) = found[1].notes
-    assert "slowed its core" in note
-    beside = float(note.split()[-1])
-    assert beside > 1.06 * true[1]
+    assert found[1].ratio_beside > 1.06 * true[1]
+    assert 1.1 < math.exp(found[1].slowed) < 1.5
+    (told,) = found[1].told
+    assert told.startswith("other work on the machine slowed its core down 1.")
+    assert told.endswith(f"the ratio is {found[1].ratio_beside:.3g}")
+    assert found[1].notes == found[0].told == (), "a table of many does not repeat it for each"
 
 
 def test_intervals_hold_the_ratio_without_others():
@@ -472,4 +474,4 @@ def test_where_nothing_else_is_at_work_watching_changes_nothing():
         figures.append(measure_on(machine, runners))
     for plain, watched in zip(*figures, strict=True):
         assert watched.ratio == pytest.approx(plain.ratio, rel=0.01)
-        assert watched.notes == ()
+        assert watched.told == ()
