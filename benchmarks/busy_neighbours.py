@@ -4,8 +4,9 @@
 
 Measures the same candidates in session after session, in turns as autoprune does (how slow the core
 is beside each run is told, and taken out: `autoprune/profile/neighbours.py`) and as they are. Tells
-the mean of each candidate's ratios, and by how much they differ from session to session. `--load`
-keeps the machine's other cores at work, for a second in every three.
+the mean of each candidate's ratios, and by how much they differ from session to session; and beside
+them the ratio of the quickest visits of all sessions, which nothing else can have disturbed much.
+`--load` keeps the machine's other cores at work, for a second in every three.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from autoprune.pruning.surgery import apply
 
 #: So many are measured, from small to large.
 CANDIDATES = 8
+#: The quantile of all visits as they are which nothing else can have disturbed much.
+QUIET = 0.05
 
 
 def busy() -> None:
@@ -64,19 +67,26 @@ def neighbours(name: str, device: str, sessions: int, rounds: int, seed: int) ->
     )
     profiler = make_profiler(device)
     watch, found = onnxruntime.watched, {"told": [], "as it is": []}
+    times: list[list[float]] = [[] for _ in keys]
     for _ in range(sessions):
         for how, ratios in found.items():
             onnxruntime.watched = watch if how == "told" else as_it_is
             dense, *others = profiler.measure(sliced, protocol)
             ratios.append([dense.latency_ms, *(m.ratio for m in others)])
+            if how == "as it is":
+                for each, m in zip(times, [dense, *others], strict=True):
+                    each += m.samples_ms
     onnxruntime.watched = watch
     print(f"{name}, batch {batch}, {profiler.device}")
-    print(f"  {sessions} sessions each    {'told':>7} differs   {'as it is':>8} differs")
+    print(f"  {sessions} sessions each    {'told':>7} differs   {'as it is':>8} differs   quietest")
     told, plain = (np.log(np.array(each)) for each in found.values())
+    quietest = [float(np.quantile(each, QUIET)) for each in times]
     for column, key in enumerate(["dense, ms", *keys[1:]]):
         figures = [(np.exp(each[:, column].mean()), each[:, column].std(ddof=1))
                    for each in (told, plain)]  # fmt: skip
-        print(f"  {key:16} " + "   ".join(f"{m:9.4f} {s:7.2%}" for m, s in figures), flush=True)
+        best = quietest[column] / (quietest[0] if column else 1.0)
+        print(f"  {key:16} " + "   ".join(f"{m:9.4f} {s:7.2%}" for m, s in figures)
+              + f"   {best:8.4f}", flush=True)  # fmt: skip
     usual = [np.median(each[:, 2:].std(axis=0, ddof=1)) for each in (told, plain)]
     print(f"  from session to session a candidate's ratio differs by {usual[0]:.2%} as told and by "
           f"{usual[1]:.2%} as it is (median of standard deviations)")  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.profile.slopes import UNKNOWN, Slope
@@ -297,7 +297,7 @@ def unsure(visits: Sequence[Visit], keep: Bools, slope: Slope) -> float:
 def widened(interval: Interval, std: float, confidence: float) -> Interval:
     """An interval of a value that is unsure besides by a standard deviation."""
     centre, low, high = interval
-    more = float(norm.isf((1 - confidence) / 2)) * std
+    more = NormalDist().inv_cdf((1 + confidence) / 2) * std
     return centre, centre - math.hypot(centre - low, more), centre + math.hypot(high - centre, more)
 
 
