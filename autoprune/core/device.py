@@ -224,6 +224,8 @@ class Measurement:
         kernels: the runtime's own times of its kernels, if asked for.
         stopped: why measuring ended: "interval" (narrow enough), "time" or "rounds".
         error: why there is no figure, or None.
+        raw_ms: `samples_ms` with what others at work on the device's core cost; () for nothing.
+        raw_reference_ms: and `reference_ms`.
         common_std: standard deviation of the ratio, as a fraction, that its rounds have in common
             and so do not show; part of the interval.
         slowed: logarithm of how many times slower others at work on the device made its core, where
@@ -248,6 +250,8 @@ class Measurement:
     energy_ratio: float | None = None
     energy_ratio_interval: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    raw_ms: tuple[float, ...] = ()
+    raw_reference_ms: tuple[float, ...] = ()
     common_std: float = 0.0
     slowed: float = 0.0
     ratio_beside: float | None = None

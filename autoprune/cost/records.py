@@ -36,6 +36,8 @@ class Observation:
         energy_ratio: energy over the reference's, measured beside it, or None.
         energy_std: standard deviation of that ratio, or None.
         common_std: as of `Measurement`.
+        raw_ms: likewise.
+        raw_reference_ms: likewise.
         batch: a name shared by those that were measured beside the same sessions of the reference;
             "" where that is not known.
         notes: what is to be known of the figures: rounds that were left out since the device was
@@ -56,6 +58,8 @@ class Observation:
     notes: tuple[str, ...] = ()
     batch: str = ""
     common_std: float = 0.0
+    raw_ms: tuple[float, ...] = ()
+    raw_reference_ms: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -71,8 +75,8 @@ class Observation:
             tuple(int(k) for k in kept),
             float(measurement.ratio),
             float(ratio_std(measurement)),
-            tuple(float(f"{s:.6g}") for s in measurement.samples_ms),
-            tuple(float(f"{s:.6g}") for s in measurement.reference_ms),
+            _rounded(measurement.samples_ms),
+            _rounded(measurement.reference_ms),
             times,
             measurement.energy_mj,
             origin,
@@ -80,6 +84,8 @@ class Observation:
             measurement.notes,
             batch,
             float(f"{measurement.common_std:.3g}"),
+            _rounded(measurement.raw_ms),
+            _rounded(measurement.raw_reference_ms),
         )
 
     def is_dense(self, layout: Layout) -> bool:
@@ -103,6 +109,8 @@ class Observation:
             "notes": list(self.notes),
             "batch": self.batch,
             "common_std": self.common_std or None,
+            "raw_ms": list(self.raw_ms),
+            "raw_reference_ms": list(self.raw_reference_ms),
         }
         return {k: v for k, v in data.items() if v is not None and v != [] and v != ""}
 
@@ -124,7 +132,13 @@ class Observation:
             tuple(str(note) for note in data.get("notes", ())),
             str(data.get("batch", "")),
             float(data.get("common_std", 0.0)),
+            tuple(float(s) for s in data.get("raw_ms", ())),
+            tuple(float(s) for s in data.get("raw_reference_ms", ())),
         )
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def _number(value: Any) -> float | None:

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
-from autoprune.profile.slopes import UNKNOWN, Slope
+from autoprune.profile.slopes import NONE, UNKNOWN, Slope
 from autoprune.profile.statistics import autocorrelation, robust_mean
 from autoprune.profile.throttling import Bools, Floats, throttled, told
 from autoprune.profile.visits import Runner, Visit, Visitor
@@ -138,7 +138,10 @@ class Series:
 
     def beside(self, reference: Reference) -> Floats:
         """(rounds,) the reference beside each: the geometric mean of before and after, log ms."""
-        levels = reference.levels
+        return self._mean_of(reference.levels)
+
+    def _mean_of(self, levels: Floats) -> Floats:
+        """(rounds,) of the reference's levels, the mean of before and after."""
         return np.asarray((levels[self.before] + levels[self.after]) / 2)
 
     def ratios(self, reference: Reference) -> Floats:
@@ -240,6 +243,10 @@ class Series:
         energy = self.energy_ratio(reference, confidence, depend)
         energy = energy and self._told("energy", energy, protocol)
         dense = reference.energy(confidence)
+        raw, raw_beside = np.zeros(0), np.zeros(0)
+        if any(visit.slowed for visit in (*self.visits, *reference.visits)):
+            raw = alone(self.visits, NONE)[keep]
+            raw_beside = self._mean_of(alone(reference.visits, NONE))[keep]
         return Measurement(
             key=key,
             latency_ms=math.exp(middle),
@@ -253,6 +260,8 @@ class Series:
             energy_ratio_interval=(
                 (bounded(energy[1]), bounded(energy[2])) if energy and dense else None
             ),
+            raw_ms=tuple(np.exp(raw).tolist()),
+            raw_reference_ms=tuple(np.exp(raw_beside).tolist()),
             common_std=self.common_std(reference),
             stopped=self.stopped,
             slowed=reference.slowed,

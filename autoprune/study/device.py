@@ -293,4 +293,5 @@ def _told_to(measurement: Measurement, factor: float) -> Measurement:
         ratio=measurement.ratio / factor,
         ratio_interval=(low / factor, high / factor),
         reference_ms=tuple(r * factor for r in measurement.reference_ms),
+        raw_reference_ms=tuple(r * factor for r in measurement.raw_reference_ms),
     )

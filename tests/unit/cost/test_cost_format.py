@@ -84,6 +84,28 @@ def test_a_throttled_device_is_told_with_what_was_measured_on_it(
     assert ("further notes", "5, beside the candidates in the file") in told
 
 
+def test_what_others_on_the_core_cost_is_kept(graph: KernelGraph, path: Path) -> None:
+    table = LatencyTable.load(path)
+    told = Measurement(
+        "m",
+        ratio=0.4,
+        samples_ms=(4.0, 4.1),
+        reference_ms=(10.0, 10.2),
+        raw_ms=(6.0, 4.1),
+        raw_reference_ms=(12.0, 10.2),
+        common_std=0.0123,
+    )
+    table.add(graph.instantiate(graph.units[None] // 2), [told])
+    table.save(path)
+    (*others, found) = LatencyTable.load(path).observations
+    assert found.samples_ms == told.samples_ms
+    assert (found.raw_ms, found.raw_reference_ms) == (told.raw_ms, told.raw_reference_ms)
+    assert found.common_std == told.common_std
+    assert {"raw_ms", "raw_reference_ms", "common_std"} <= found.to_dict().keys()
+    for other in others:
+        assert not {"raw_ms", "raw_reference_ms", "common_std"} & other.to_dict().keys()
+
+
 def test_the_file_is_text_with_a_header_that_tells(path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     header = lines[0]

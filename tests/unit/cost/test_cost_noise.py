@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,15 @@ def test_none_is_below_a_thousandth():
     rng = np.random.default_rng(5)
 
     assert ratio_noise([measured(rng, 5, 0.0) for _ in range(3)]) == pytest.approx([0.0005] * 3)
+
+
+def test_what_rounds_have_in_common_is_noise_that_they_do_not_show():
+    rng = np.random.default_rng(4)
+    every = [measured(rng, 30, 0.01) for _ in range(20)]
+    before = ratio_noise(every)
+    every[0] = replace(every[0], common_std=0.05)
+
+    found = ratio_noise(every)
+
+    assert found[0] == pytest.approx(np.hypot(before[0], 0.05 * 0.5))
+    np.testing.assert_array_equal(found[1:], before[1:])

@@ -448,6 +448,10 @@ def test_ratios_are_those_of_a_core_without_others(seed):
     assert abs(as_it_is[1].ratio / true[1] - 1) > 3 * abs(ratios[1] / true[1] - 1)
     assert found[1].ratio_beside > 1.06 * true[1]
     assert 1.1 < math.exp(found[1].slowed) < 1.5
+    raw = np.array(found[1].raw_ms) / found[1].samples_ms
+    assert len(raw) == len(found[1].samples_ms) == len(found[1].raw_reference_ms)
+    assert raw.min() >= 1.0
+    assert raw.max() > 1.3
     (told,) = found[1].told
     assert told.startswith("other work on the machine slowed its core down 1.")
     assert told.endswith(f"the ratio is {found[1].ratio_beside:.3g}")
@@ -474,4 +478,4 @@ def test_where_nothing_else_is_at_work_watching_changes_nothing():
         figures.append(measure_on(machine, runners))
     for plain, watched in zip(*figures, strict=True):
         assert watched.ratio == pytest.approx(plain.ratio, rel=0.01)
-        assert watched.told == ()
+        assert watched.told == watched.raw_ms == ()
