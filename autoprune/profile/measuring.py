@@ -19,7 +19,7 @@ import numpy as np
 from autoprune.core.device import Measurement, MeasuringProtocol
 from autoprune.profile.energy import MeterError, Windows
 from autoprune.profile.neighbours import Watched
-from autoprune.profile.series import Dependence, Reference, Series, bounded
+from autoprune.profile.series import Dependence, Reference, Series, as_timed, bounded
 from autoprune.profile.slopes import slopes
 from autoprune.profile.throttling import RESTS, Rest, unsteady
 from autoprune.profile.visits import Runner, Visit, Visitor, timed, visit
@@ -288,8 +288,10 @@ class _Measuring:
     def _reference_result(self, key: str) -> Measurement:
         level, low, high = self.reference.level(self.protocol.confidence)
         energy = self.reference.energy(self.protocol.confidence)
-        steady = self.reference.levels[~self.reference.throttled()]
+        keep = ~self.reference.throttled()
+        steady = self.reference.levels[keep]
         times = tuple(np.exp(steady).tolist())
+        raw = as_timed(self.reference.visits, keep, self.reference.visits)
         notes = (unsteady(steady), f"no energy: {self.no_energy}" if self.no_energy else "")
         return Measurement(
             key=key,
@@ -299,6 +301,9 @@ class _Measuring:
             ratio_interval=(1.0, 1.0),
             samples_ms=times,
             reference_ms=times,
+            raw_ms=raw,
+            raw_reference_ms=raw,
+            slowed=self.reference.slowed,
             energy_mj=None if energy is None else math.exp(energy[0]),
             energy_ratio=None if energy is None else 1.0,
             energy_ratio_interval=None if energy is None else (1.0, 1.0),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
+from statistics import NormalDist, geometric_mean
 
 import numpy as np
 
 from autoprune.core.device import Measurement, MeasuringProtocol
-from autoprune.profile.slopes import NONE, UNKNOWN, Slope
+from autoprune.profile.slopes import UNKNOWN, Slope
 from autoprune.profile.statistics import autocorrelation, robust_mean
 from autoprune.profile.throttling import Bools, Floats, throttled, told
 from autoprune.profile.visits import Runner, Visit, Visitor
@@ -138,10 +138,7 @@ class Series:
 
     def beside(self, reference: Reference) -> Floats:
         """(rounds,) the reference beside each: the geometric mean of before and after, log ms."""
-        return self._mean_of(reference.levels)
-
-    def _mean_of(self, levels: Floats) -> Floats:
-        """(rounds,) of the reference's levels, the mean of before and after."""
+        levels = reference.levels
         return np.asarray((levels[self.before] + levels[self.after]) / 2)
 
     def ratios(self, reference: Reference) -> Floats:
@@ -243,10 +240,9 @@ class Series:
         energy = self.energy_ratio(reference, confidence, depend)
         energy = energy and self._told("energy", energy, protocol)
         dense = reference.energy(confidence)
-        raw, raw_beside = np.zeros(0), np.zeros(0)
-        if any(visit.slowed for visit in (*self.visits, *reference.visits)):
-            raw = alone(self.visits, NONE)[keep]
-            raw_beside = self._mean_of(alone(reference.visits, NONE))[keep]
+        every = (*self.visits, *reference.visits)
+        raw_before = as_timed([reference.visits[i] for i in self.before], keep, every)
+        raw_after = as_timed([reference.visits[i] for i in self.after], keep, every)
         return Measurement(
             key=key,
             latency_ms=math.exp(middle),
@@ -260,8 +256,8 @@ class Series:
             energy_ratio_interval=(
                 (bounded(energy[1]), bounded(energy[2])) if energy and dense else None
             ),
-            raw_ms=tuple(np.exp(raw).tolist()),
-            raw_reference_ms=tuple(np.exp(raw_beside).tolist()),
+            raw_ms=as_timed(self.visits, keep, every),
+            raw_reference_ms=tuple(map(geometric_mean, zip(raw_before, raw_after, strict=True))),
             common_std=self.common_std(reference),
             stopped=self.stopped,
             slowed=reference.slowed,
@@ -295,6 +291,13 @@ def alone(visits: Sequence[Visit], slope: Slope) -> Floats:
     """(n,) logarithms of the latency of visits, on a device of their own."""
     levels = np.log([visit.latency_ms for visit in visits])
     return levels - slope.value * np.array([visit.slowed for visit in visits])
+
+
+def as_timed(visits: Sequence[Visit], keep: Bools, every: Sequence[Visit]) -> tuple[float, ...]:
+    """Milliseconds of visits with what others cost; none where that is nothing in every one."""
+    if not any(visit.slowed for visit in every):
+        return ()
+    return tuple(visit.latency_ms for visit, k in zip(visits, keep, strict=True) if k)
 
 
 def unsure(visits: Sequence[Visit], keep: Bools, slope: Slope) -> float:

@@ -38,8 +38,8 @@ class Slope:
     std: float = math.hypot(UNSURE, DIFFER)
 
 
-#: That of a network which has not been slowed down yet; and of times as they are.
-UNKNOWN, NONE = Slope(), Slope(0.0, 0.0)
+#: That of a network which has not been slowed down yet.
+UNKNOWN = Slope()
 
 
 def slopes(levels: Sequence[Floats], slowed: Sequence[Floats]) -> list[Slope]:
