@@ -58,8 +58,8 @@ def neighbours(name: str, device: str, sessions: int, rounds: int, seed: int) ->
     graph = network.kernels
     kept = covering(graph, 32, np.random.default_rng(seed))
     kept = kept[np.argsort((kept / graph.units).mean(axis=1))][:: 32 // CANDIDATES]
-    kept = np.vstack([graph.units[None], graph.units[None], kept])
-    keys = ["dense", "dense again", *(f"candidate {i + 1}" for i in range(len(kept) - 2))]
+    kept = np.vstack([graph.units[None], kept])
+    keys = ["dense again", *(f"candidate {i + 1}" for i in range(len(kept) - 1))]
     selections = [select(network, c) for c in graph.instantiate(kept).candidates()]
     sliced = artifacts(OnnxSlicer(network, apply), selections, keys)
     protocol = MeasuringProtocol(
@@ -67,7 +67,7 @@ def neighbours(name: str, device: str, sessions: int, rounds: int, seed: int) ->
     )
     profiler = make_profiler(device)
     watch, found = onnxruntime.watched, {"told": [], "as it is": []}
-    times: list[list[float]] = [[] for _ in keys]
+    times: list[list[float]] = [[] for _ in sliced]
     for _ in range(sessions):
         for how, ratios in found.items():
             onnxruntime.watched = watch if how == "told" else as_it_is
@@ -81,7 +81,7 @@ def neighbours(name: str, device: str, sessions: int, rounds: int, seed: int) ->
     print(f"  {sessions} sessions each    {'told':>7} differs   {'as it is':>8} differs   quietest")
     told, plain = (np.log(np.array(each)) for each in found.values())
     quietest = [float(np.quantile(each, QUIET)) for each in times]
-    for column, key in enumerate(["dense, ms", *keys[1:]]):
+    for column, key in enumerate(["dense, ms", *keys]):
         figures = [(np.exp(each[:, column].mean()), each[:, column].std(ddof=1))
                    for each in (told, plain)]  # fmt: skip
         best = quietest[column] / (quietest[0] if column else 1.0)
