@@ -122,9 +122,9 @@ class Observation:
             tuple(int(k) for k in data["kept"]),
             float(data["ratio"]),
             float(data["std"]),
-            tuple(float(s) for s in data.get("samples_ms", ())),
-            tuple(float(s) for s in data.get("reference_ms", ())),
-            tuple(float(s) for s in data.get("kernel_ms", ())),
+            _floats(data.get("samples_ms", ())),
+            _floats(data.get("reference_ms", ())),
+            _floats(data.get("kernel_ms", ())),
             _number(data.get("energy_mj")),
             str(data["origin"]),
             _number(data.get("energy_ratio")),
@@ -132,13 +132,17 @@ class Observation:
             tuple(str(note) for note in data.get("notes", ())),
             str(data.get("batch", "")),
             float(data.get("common_std", 0.0)),
-            tuple(float(s) for s in data.get("raw_ms", ())),
-            tuple(float(s) for s in data.get("raw_reference_ms", ())),
+            _floats(data.get("raw_ms", ())),
+            _floats(data.get("raw_reference_ms", ())),
         )
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in values)
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def _number(value: Any) -> float | None:

@@ -54,7 +54,7 @@ def slopes(levels: Sequence[Floats], slowed: Sequence[Floats]) -> list[Slope]:
     told = np.flatnonzero(spread > 0)
     if not len(told):
         return [UNKNOWN] * len(both)
-    own = np.array([(y * x).sum() / max((x**2).sum(), 1e-12) for y, x in both])
+    own = np.array([(y * x).sum() for y, x in both]) / np.maximum(spread, 1e-12)
     squares = sum(float(((both[i][0] - own[i] * both[i][1]) ** 2).sum()) for i in told)
     free = sum(len(both[i][0]) - 2 for i in told)
     variance = max(squares / max(free, 1), LEAST**2)
