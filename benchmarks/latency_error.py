@@ -41,6 +41,9 @@ from autoprune.pruning.selection import select
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.settings import VerifySettings
 
+#: Of each candidate that is held out.
+SESSIONS = 2
+
 
 def held_out(graph: KernelGraph, table: LatencyTable, count: int, edges: bool, seed: int) -> Ints:
     """Kept units of candidates to check: of any counts, or of the plateau edges a search offers."""
@@ -115,11 +118,11 @@ def run(name: str, args: argparse.Namespace) -> tuple[int, int]:
     start = time.monotonic()
     sessions = [
         device.for_table(graph.instantiate(rows).candidates(), kernels=False, closely=True)[1:]
-        for _ in range(2)
+        for _ in range(SESSIONS)
     ]
     measured = [both(first, second) for first, second in zip(*sessions, strict=True)]
     print(f"  {len(kept)} held-out candidates measured in {time.monotonic() - start:.0f} s")
-    found = accuracy(table, graph, kept, measured)
+    found = accuracy(table, graph, kept, measured, SESSIONS)
     good = [i for i, m in enumerate(measured) if usable(m)]
     ratio = np.array([measured[i].ratio for i in good])
     mean, std, _ = table.predict_ratio(table.layout(graph), kept[good])
@@ -175,7 +178,7 @@ def again(name: str, folder: Path) -> tuple[int, int]:
         print(f"    {when:5} median {np.median(error):.2%}, 90 % below {tail:.2%}, "
               f"within 10 % {(error <= 0.1).mean():.0%}, "
               f"Spearman {spearmanr(found, ratio).statistic:.4f}")  # fmt: skip
-    inside = accuracy(table, graph, kept, measured).coverage
+    inside = accuracy(table, graph, kept, measured, SESSIONS).coverage
     print(f"    now   inside the 90 % interval {inside:.0%}", flush=True)
     return round(inside * len(rows)), len(rows)
 

@@ -87,7 +87,11 @@ class Accuracy:
 
 
 def accuracy(
-    table: LatencyTable, graph: KernelGraph, kept: Ints, measurements: Sequence[Measurement]
+    table: LatencyTable,
+    graph: KernelGraph,
+    kept: Ints,
+    measurements: Sequence[Measurement],
+    batches: int = 1,
 ) -> Accuracy:
     """Compare predictions with measurements.
 
@@ -96,6 +100,7 @@ def accuracy(
         graph: of the network.
         kept: (N, G) kept units of the candidates.
         measurements: N of them; failed ones are left out.
+        batches: that each was measured in.
 
     Raises:
         TableError: no measurement succeeded.
@@ -105,9 +110,11 @@ def accuracy(
         raise TableError("the table's error must be found on a measured candidate, none succeeded")
     measured = np.array([measurements[i].ratio for i in good])
     noise_std = ratio_noise([measurements[i] for i in good])
-    mean, std, _ = table.predict_ratio(table.layout(graph), kept[good])
+    layout = table.layout(graph)
+    mean, std, _ = table.predict_ratio(layout, kept[good])
     error = np.abs(mean / measured - 1.0)
-    inside = np.abs(mean - measured) <= 1.645 * np.sqrt(std**2 + noise_std**2)
+    off = table.measuring_std(layout, kept[good], noise_std, batches)
+    inside = np.abs(mean - measured) <= 1.645 * np.hypot(std, off)
     pairs = [h for i in good if (h := halves(measurements[i])) is not None]
     noise = [abs(a - b) / ((a + b) / 2) for a, b in pairs]
     return Accuracy(

@@ -126,7 +126,7 @@ def agreement(table: LatencyTable, other: LatencyTable) -> Agreement | None:
         mean, std, _ = table.predict_ratio(table.layouts[fingerprint], kept)
         ratio, noise = np.array([o.ratio for o in mine]), np.array([o.std for o in mine])
         errors.append(mean / ratio - 1.0)
-        spreads.append(np.hypot(std, noise) / ratio)
+        spreads.append(np.hypot(std, other.measuring_std(layout, kept, noise)) / ratio)
     if not errors:
         return None
     signed, spread = np.concatenate(errors), np.concatenate(spreads)

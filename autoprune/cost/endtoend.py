@@ -13,6 +13,7 @@ reference that they were measured beside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -27,8 +28,8 @@ from autoprune.core.cost import Floats
 #: factor of a signature, shapes, all kernels' own time, network, smooth, single candidate in
 #: proportion and in units of the reference's latency, batch; last a factor on the stated noise.
 _PRIOR = np.log([0.05, 0.15, 0.1, 0.02, 0.07, 0.02, 0.03, 0.01, 0.003, 0.005, 1.0])
-_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0, 0.25])
-_FACTOR = 2
+_PRIOR_SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0, 0.1])
+_FACTOR, _BATCH = 2, -2
 #: No hyper-parameter is further from its prior's median (log).
 _FAR = 6.0
 #: Length scale of the smooth part: so many times the elements (log).
@@ -167,24 +168,34 @@ class EndToEnd:
     def predict(self, points: Points) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the ratio, each (N,).
 
-        As measured in a batch of its own, beside other sessions of the reference, whose own error
-        all ratios of a batch share.
+        Of the true one: what it comes to in many batches, beside many sessions of the reference.
+        One that was measured is off from that by `measuring_std` besides.
         """
-        variances = np.exp(2 * self._theta[:-1])
-        parts = zip(variances, _terms(points, self._points), strict=False)
+        variances = np.exp(2 * self._theta[:_BATCH])
+        parts = zip(variances, _terms(points, self._points), strict=True)
         cross = np.asarray(sum(variance * part for variance, part in parts))
         scale = np.maximum(points.total, _SMALLEST)
         mean = points.total + scale * (cross @ self._alpha)
         one = np.ones_like(scale)
         squares = [(f**2).sum(axis=1) for f in (points.features, points.shapes)]
-        alone = np.zeros_like(one) if self._shared else scale**2
-        own = np.stack(
-            [one, scale**2, *squares, points.nodes**2, *[scale**2] * 3, one, alone], axis=1
-        )
+        own = np.stack([one, scale**2, *squares, points.nodes**2, *[scale**2] * 3, one], axis=1)
         explained = (cross * (cross @ self._inverse)).sum(axis=1)
         left = own @ variances / scale**2 - explained
         std = self.widening * scale * np.sqrt(np.maximum(left, 1e-8))
         return mean, np.hypot(std, self._shared * mean)
+
+    def measuring_std(self, points: Points, noise: Floats, batches: int = 1) -> Floats:
+        """(N,) standard deviation of measured ratios from the true ones.
+
+        Args:
+            points: N candidates.
+            noise: (N,) standard deviation of each ratio, as its rounds tell it.
+            batches: that each was measured in; all ratios of one share the error of the reference.
+        """
+        batch, factor = self.widening * np.exp(self._theta[_BATCH:])
+        session = self._shared or batch
+        shared = session / math.sqrt(batches) * points.total
+        return np.asarray(np.hypot(factor * noise, shared))
 
 
 def _spread(z: Floats) -> float:

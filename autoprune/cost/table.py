@@ -176,6 +176,18 @@ class LatencyTable(CostModel):
         fit = self._fit()
         return fit.ratio(*fit.points(layout, kept))
 
+    def measuring_std(self, layout: Layout, kept: Ints, noise: Floats, batches: int = 1) -> Floats:
+        """How far measured ratios are from the true ones that are predicted: (N,) deviations.
+
+        Args:
+            layout: of the network.
+            kept: (N, G) kept units of the candidates.
+            noise: (N,) standard deviation of each ratio, as its rounds tell it (see `noise`).
+            batches: that each was measured in.
+        """
+        fit = self._fit()
+        return fit.whole.measuring_std(fit.points(layout, kept)[1], noise, batches)
+
     def least_sure(self, graph: KernelGraph, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next: (count,) their indices.
 

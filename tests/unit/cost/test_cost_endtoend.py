@@ -63,9 +63,26 @@ def test_what_a_batch_shares_is_not_learned() -> None:
     rest = points.at(range(80, 160))
     errors = [np.median(np.abs(m.predict(rest)[0] / ratio[80:] - 1)) for m in (known, unknown)]
     assert errors[0] < 0.6 * errors[1]
-    mean, std = known.predict(rest)
-    assert np.median(std / mean) > 0.015  # as measured beside yet another session
-    assert np.median(std / mean) < 0.06
+
+
+def test_a_measured_ratio_is_off_from_the_true_one_that_is_predicted() -> None:
+    """Its batch's session was slow, and its own rounds scatter; a prediction is of neither."""
+    points, truth = candidates(400, 10)
+    batch = np.repeat(np.arange(100), 4)
+    rng = np.random.default_rng(11)
+    measured = truth * (1 + rng.normal(0, 0.02, 100)[batch] + rng.normal(0, 0.005, 400))
+    noise = 0.005 * measured
+    model = EndToEnd(points.at(range(200)), measured[:200], noise[:200], batch[:200])
+    unseen = points.at(range(200, 400))
+    truth, measured, noise = (values[200:] for values in (truth, measured, noise))
+    mean, std = model.predict(unseen)
+    assert (np.abs(mean - truth) < 1.645 * std).mean() > 0.8
+    assert np.median(std / mean) < 0.01  # less than one measurement of it is off by
+    off = model.measuring_std(unseen, noise)
+    assert 0.015 < np.median(off / measured) < 0.03
+    assert 0.75 < (np.abs(mean - measured) < 1.645 * np.hypot(std, off)).mean() < 0.98
+    assert (np.abs(mean - measured) < 1.645 * std).mean() < 0.5
+    assert (model.measuring_std(unseen, noise, batches=2) < 0.8 * off).all()
 
 
 def test_a_batch_that_is_not_known_is_none() -> None:
