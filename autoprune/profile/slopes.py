@@ -1,11 +1,13 @@
 """How much each network slows down by what else is at work on its core.
 
 A network's logarithmic latency rises in proportion to how much slower its core is beside it
-(`neighbours`), each network's by its own slope: between a half and twice. A network has few visits,
-but those of one call have been slowed down by the same neighbours, and their slopes are alike: each
-is drawn towards their mean, the more the less its own visits tell (the empirical Bayes estimate for
-normal means of unequal variances, Efron and Morris, "Data Analysis Using Stein's Estimator and its
-Generalizations", Journal of the American Statistical Association 70 (1975)).
+(`neighbours`), each network's by its own slope: small ones by up to as much as the core, large ones
+by less, for what was at work before and after a long run may not have been during all of it. A
+network has few visits, but those of one call have been slowed down by the same neighbours: slopes
+scatter about a line over the logarithm of latency, and each is drawn towards that line, the more
+the less its own visits tell and the closer all are to it (empirical Bayes: Morris, "Parametric
+Empirical Bayes Inference: Theory and Applications", Journal of the American Statistical Association
+78 (1983)).
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ import numpy as np
 
 from autoprune.profile.throttling import Floats
 
-#: Slopes of networks before any is measured, their mean and its standard deviation; and how much
-#: they differ from their mean.
-USUAL, UNSURE, DIFFER = 0.8, 0.5, 0.5
+#: The line before any network is measured: the slope of a network of the call's usual latency, by
+#: how much that changes where latency is e times as long, and the standard deviations of both.
+LINE, UNSURE = np.array([0.8, -0.2]), np.array([0.5, 0.2])
+#: How much slopes differ from their line: what is tried, which of it is usual, and by what factor
+#: (log) that may be off.
+DIFFER = np.array([0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
+USUALLY, OFTEN = 0.15, 1.0
 #: No visits scatter less than this about their line.
 LEAST = 0.003
 
@@ -34,8 +40,8 @@ class Slope:
         std: standard deviation of that.
     """
 
-    value: float = USUAL
-    std: float = math.hypot(UNSURE, DIFFER)
+    value: float = float(LINE[0])
+    std: float = math.hypot(float(UNSURE[0]), USUALLY)
 
 
 #: That of a network which has not been slowed down yet.
@@ -51,21 +57,41 @@ def slopes(levels: Sequence[Floats], slowed: Sequence[Floats]) -> list[Slope]:
     """
     both = [(y - y.mean(), x - x.mean()) for y, x in zip(levels, slowed, strict=True)]
     spread = np.array([(x**2).sum() for _, x in both])
-    told = np.flatnonzero(spread > 0)
-    if not len(told):
+    told = spread > 0
+    if not told.any():
         return [UNKNOWN] * len(both)
     own = np.array([(y * x).sum() for y, x in both]) / np.maximum(spread, 1e-12)
-    squares = sum(float(((both[i][0] - own[i] * both[i][1]) ** 2).sum()) for i in told)
-    free = sum(len(both[i][0]) - 2 for i in told)
-    variance = max(squares / max(free, 1), LEAST**2)
-    # A slope is told by its own visits as exactly as this, and the mean of all by all.
-    weights = 1.0 / (DIFFER**2 + variance / spread[told])
-    precision = float(weights.sum()) + UNSURE**-2
-    mean = (float(weights @ own[told]) + USUAL * UNSURE**-2) / precision
-    found = []
-    for slope, each in zip(own, spread, strict=True):
-        known = each / variance + DIFFER**-2
-        drawn = DIFFER**-2 / known
-        std = math.sqrt(1.0 / known + drawn**2 / precision)
-        found.append(Slope((1 - drawn) * float(slope) + drawn * mean, std))
+    squares = [((y - slope * x) ** 2).sum() for (y, x), slope in zip(both, own, strict=True)]
+    free = sum(len(y) - 2 for (y, _), t in zip(both, told, strict=True) if t)
+    variance = max(float(np.sum(np.array(squares)[told])) / max(free, 1), LEAST**2)
+    # A slope is told by its own visits as exactly as this.
+    noise = variance / np.maximum(spread, 1e-12)
+    middle = np.array([y.mean() for y in levels])
+    middle -= np.average(middle[told], weights=1.0 / (USUALLY**2 + noise[told]))
+    along = np.stack([np.ones_like(middle), middle], axis=1)
+    differ = _differ(own[told], noise[told], along[told])
+    precision = along[told].T @ (along[told] / (differ**2 + noise[told])[:, None])
+    precision += np.diag(UNSURE**-2)
+    line = np.linalg.solve(
+        precision,
+        along[told].T @ (own[told] / (differ**2 + noise[told])) + LINE / UNSURE**2,
+    )
+    drawn = noise / (noise + differ**2)
+    values = (1 - drawn) * own + drawn * (along @ line)
+    of_line = (along * np.linalg.solve(precision, along.T).T).sum(axis=1)
+    stds = np.sqrt((1 - drawn) * noise + drawn**2 * of_line)
+    return [Slope(float(value), float(std)) for value, std in zip(values, stds, strict=True)]
+
+
+def _differ(own: Floats, noise: Floats, along: Floats) -> float:
+    """How much slopes differ from their line: the likeliest of what is tried."""
+    off = own - along @ LINE
+    of_line = (along * UNSURE**2) @ along.T
+    found, best = USUALLY, -math.inf
+    for differ in DIFFER:
+        covariance = of_line + np.diag(noise + differ**2)
+        likely = off @ np.linalg.solve(covariance, off) + np.linalg.slogdet(covariance)[1]
+        likely = -0.5 * (likely + (math.log(differ / USUALLY) / OFTEN) ** 2)
+        if likely > best:
+            found, best = float(differ), float(likely)
     return found

@@ -3,15 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.profile.slopes import DIFFER, UNKNOWN, USUAL, slopes
+from autoprune.profile.slopes import LINE, UNKNOWN, UNSURE, USUALLY, slopes
 
 SLOPES = st.lists(st.floats(0.2, 2.0), min_size=1, max_size=8)
 
 
-def visits(rng, slope, count, noise, share=0.5):
-    """Levels of a network around 2, and how slow its core was."""
+def visits(rng, slope, count, noise, share=0.5, level=2.0):
+    """Levels of a network, and how slow its core was."""
     slowed = np.where(rng.random(count) < share, rng.uniform(0.2, 0.5, count), 0.0)
-    return 2.0 + slope * slowed + noise * rng.normal(size=count), slowed
+    return level + slope * slowed + noise * rng.normal(size=count), slowed
 
 
 @given(SLOPES, st.integers(0, 100))
@@ -29,8 +29,8 @@ def test_networks_that_nothing_slowed_down_have_the_usual_slope(true, seed):
     rng = np.random.default_rng(seed)
     both = [visits(rng, slope, 5, 0.01, share=0.0) for slope in true]
     assert slopes(*zip(*both, strict=True)) == [UNKNOWN] * len(true)
-    assert UNKNOWN.value == USUAL
-    assert UNKNOWN.std > DIFFER
+    assert UNKNOWN.value == LINE[0]
+    assert UNKNOWN.std > USUALLY
 
 
 def test_few_visits_are_drawn_towards_the_mean_of_all():
@@ -45,12 +45,36 @@ def test_few_visits_are_drawn_towards_the_mean_of_all():
     assert many.value == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("steepness", [0.0, -0.3])
+def test_few_visits_are_drawn_towards_those_of_networks_as_large(steepness):
+    """Large ones slow down less than small ones; or all alike."""
+    rng = np.random.default_rng(2)
+    levels = np.linspace(-1.0, 1.0, 9)
+    off, alone = [], []
+    for _ in range(40):
+        true = 0.6 + steepness * levels + rng.normal(0, 0.05, 9)
+        both = [
+            visits(rng, slope, 8, 0.1, level=level)
+            for slope, level in zip(true, levels, strict=True)
+        ]
+        found = slopes(*zip(*both, strict=True))
+        off += [f.value - t for f, t in zip(found, true, strict=True)]
+        alone += [np.polyfit(x, y, 1)[0] - t for (y, x), t in zip(both, true, strict=True)]
+    assert np.std(off) < 0.6 * np.std(alone)
+    assert abs(np.mean(off)) < 0.05
+
+
 def test_stated_deviations_are_those_of_the_estimates():
     rng = np.random.default_rng(1)
     off = []
     for _ in range(300):
-        true = rng.normal(USUAL, DIFFER, size=6)
-        both = [visits(rng, slope, 6, 0.05) for slope in true]
+        middle, along = rng.normal(LINE, UNSURE)
+        levels = rng.normal(0.0, 0.7, size=6)
+        true = middle + along * (levels - levels.mean()) + rng.normal(0, USUALLY, size=6)
+        both = [
+            visits(rng, slope, 6, 0.05, level=level)
+            for slope, level in zip(true, levels, strict=True)
+        ]
         found = slopes(*zip(*both, strict=True))
         off += [(f.value - t) / f.std for f, t in zip(found, true, strict=True)]
     assert 0.8 < np.std(off) < 1.25
