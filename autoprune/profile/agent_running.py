@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.neighbours import times_ms, watched
-from autoprune.profile.visits import timed
 
 
 class Running(Protocol):
@@ -107,7 +106,7 @@ class Timed:
 
     def __init__(self, run: Callable[[], object], *, cpu_time: bool) -> None:
         self._run = run
-        self._timed = watched(timed(run, cpu_time=cpu_time), cpu_time=cpu_time)
+        self._timed = watched(run, cpu_time=cpu_time)
         run()
 
     def run(self, runs: int) -> None:

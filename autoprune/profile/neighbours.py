@@ -18,7 +18,7 @@ from bisect import insort
 from collections.abc import Callable
 from functools import cache
 
-from autoprune.profile.visits import Runner, Visit, fine
+from autoprune.profile.visits import Runner, Visit, fine, timed
 
 #: The core is its thread's own where the probe takes no longer than so many times its fastest
 #: (which it must have been so often: once may be a fault of the clock); and the most that counts.
@@ -127,14 +127,14 @@ def times_ms(runner: Runner | Watched, runs: int) -> tuple[list[float], list[flo
     return [runner() for _ in range(runs)], []
 
 
-def watched(runner: Runner, *, cpu_time: bool) -> Runner | Watched:
-    """A network beside whose runs it is known what else is at work, where that can be told.
+def watched(run: Callable[[], object], *, cpu_time: bool) -> Runner | Watched:
+    """Times a network, and tells what else is at work beside its runs where that can be known.
 
     Args:
-        runner: runs it once and returns the milliseconds.
-        cpu_time: whether the calling thread does all of the work, as of `visits.timed`.
+        run: runs it once, as of `visits.timed`.
+        cpu_time: whether the calling thread does all of the work, as of that.
     """
-    core = core_of(cpu_time=cpu_time)
+    runner, core = timed(run, cpu_time=cpu_time), core_of(cpu_time=cpu_time)
     return runner if core is None else Watched(runner, core)
 
 

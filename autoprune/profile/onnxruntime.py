@@ -14,7 +14,7 @@ from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile import onnxruntime_providers as providers
 from autoprune.profile.chunks import measure_in_chunks
 from autoprune.profile.loading import load_and_measure
-from autoprune.profile.measuring import Runner, Visitor, timed
+from autoprune.profile.measuring import Runner, Visitor
 from autoprune.profile.neighbours import core_of, watched
 from autoprune.profile.node_times import LocalSource
 from autoprune.profile.onnx_layers import FusedLayers
@@ -159,7 +159,7 @@ class OnnxRuntimeProfiler:
     def _load(self, artifact: Artifact) -> Runner | Visitor:
         _, run = self._sessions.make(artifact.onnx, artifact.inputs, self._sessions.options())
         run()
-        return watched(timed(run, cpu_time=self._cpu_time), cpu_time=self._cpu_time)
+        return watched(run, cpu_time=self._cpu_time)
 
     def _profiled(self, artifact: Artifact) -> tuple[ProfiledSession, FusedLayers]:
         """A session that is profiled, and the layers of its nodes."""

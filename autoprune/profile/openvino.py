@@ -10,7 +10,7 @@ from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringPr
 from autoprune.core.errors import MissingDependencyError, ProfilerError
 from autoprune.profile.chunks import measure_in_chunks, reference_failed
 from autoprune.profile.cpu import cpu
-from autoprune.profile.measuring import measure_interleaved, timed
+from autoprune.profile.measuring import measure_interleaved
 from autoprune.profile.neighbours import watched
 from autoprune.profile.node_times import LocalSource
 from autoprune.profile.openvino_kernels import profile_kernels
@@ -106,8 +106,7 @@ class OpenVinoProfiler:
                 if index == 0:
                     return reference_failed(artifacts, errors[0])
             else:
-                runner = timed(request.infer, cpu_time=self._threads == 1)
-                runners.append((index, watched(runner, cpu_time=self._threads == 1)))
+                runners.append((index, watched(request.infer, cpu_time=self._threads == 1)))
         timings = measure_interleaved(
             [artifacts[i].key for i, _ in runners], [runner for _, runner in runners], protocol
         )

@@ -18,7 +18,7 @@ from autoprune.profile.conditions import gpu
 from autoprune.profile.cpu import cpu
 from autoprune.profile.neighbours import Watched, watched
 from autoprune.profile.threads import check_threads
-from autoprune.profile.visits import Runner, clock_name, timed
+from autoprune.profile.visits import Runner, clock_name
 
 #: How a network is run → the devices that can.
 MODES = {"eager": ("cpu", "cuda"), "compiled": ("cpu", "cuda"), "cuda-graph": ("cuda",)}
@@ -154,7 +154,7 @@ class Runs:
         the time between CUDA events around a run.
         """
         if not self.cuda:
-            return watched(timed(run, cpu_time=self._cpu_time), cpu_time=self._cpu_time)
+            return watched(run, cpu_time=self._cpu_time)
         torch, place = self.torch, self.place
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
