@@ -205,6 +205,10 @@ class KernelTime:
     output_shapes: tuple[tuple[int, ...], ...] = ()
 
 
+#: Begins the note of a dense network's measurement whose rounds differed by what else was at work.
+UNSTEADY = "the machine was not steady"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What was measured of one artifact; an error is a value, so one never ends a batch.

@@ -118,16 +118,20 @@ def remember(table: LatencyTable) -> Path | None:
 def tables_of(device: DeviceSpec) -> list[LatencyTable]:
     """Every table that was measured on a device, whatever the network: shipped, or remembered.
 
-    A table is never taken for another device, runtime, version, precision or thread count.
+    A table is never taken for another device, runtime, version, precision or thread count. Nor is
+    one whose times hold what else was at work (`LatencyTable.disturbed`).
     """
     found = []
     own = remembered()
     for path in (*tables(), *(sorted(own.rglob(f"*{_SUFFIX}")) if own else ())):
         try:
-            if not read_device(path).differences(device):
-                found.append(LatencyTable.load(path, device))
+            if read_device(path).differences(device):
+                continue
+            table = LatencyTable.load(path, device)
         except (TableFormatError, TableMismatchError):
             continue  # a file that was not asked for by name
+        if not table.disturbed:
+            found.append(table)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.cost import Costs, Floats
-from autoprune.core.device import DeviceSpec, Measurement
+from autoprune.core.device import UNSTEADY, DeviceSpec, Measurement
 from autoprune.core.errors import CandidateError, TableError
 from autoprune.core.workload import Ints, KernelGraph, Workloads
 from autoprune.cost.base import CostModel
@@ -83,6 +83,19 @@ class LatencyTable(CostModel):
         if not self.layouts:
             raise TableError("a latency table must hold a measured candidate, this one has none")
         return next(iter(self.layouts.values()))
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether its times hold what else was at work on the device, which was not steady.
+
+        Where that is taken out (see `Measurement.raw_ms`) they don't.
+        """
+        return any(
+            note.startswith(UNSTEADY)
+            for o in self.observations
+            if o.is_dense(self.reference) and not o.raw_ms
+            for note in o.notes
+        )
 
     def layout(self, graph: KernelGraph) -> Layout:
         """The layout of a traced network, described once."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.device import UNSTEADY
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -77,7 +79,7 @@ def unsteady(levels: Floats) -> str:
     if high <= STEADY * low:
         return ""
     return (
-        f"the machine was not steady: {MIDDLE:.0%} of the reference's {len(levels)} visits took "
+        f"{UNSTEADY}: {MIDDLE:.0%} of the reference's {len(levels)} visits took "
         f"{low:.3g} to {high:.3g} ms; at other times ratios may be others"
     )
 

@@ -9,6 +9,7 @@ import pytest
 from cost_devices import DEVICE, FakeDevice, chain
 
 from autoprune.core import Candidate, Measurement
+from autoprune.core.device import UNSTEADY
 from autoprune.core.errors import TableError, TableMismatchError
 from autoprune.cost.borrow import borrow_for
 from autoprune.cost.build import build_table
@@ -215,6 +216,24 @@ def test_tables_are_remembered_and_found_for_their_device_alone(
     monkeypatch.delenv("AUTOPRUNE_TABLES")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert remembered() == tmp_path / "autoprune" / "latency_models"
+
+
+@pytest.mark.parametrize("taken_out", [False, True])
+def test_times_that_hold_what_else_was_at_work_are_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken_out: bool
+) -> None:
+    class Busy(FakeDevice):
+        def _one(self, index: int, candidate: Candidate, kernels: bool) -> Measurement:
+            found = super()._one(index, candidate, kernels)
+            raw = found.samples_ms if taken_out else ()
+            notes = (f"{UNSTEADY}: 90 % of 20 visits took 1 to 2 ms",) if index == 0 else ()
+            return replace(found, notes=notes, raw_ms=raw, raw_reference_ms=raw)
+
+    monkeypatch.setenv("AUTOPRUNE_TABLES", str(tmp_path))
+    table = build_table(GRAPH, Busy(GRAPH).measure, DEVICE, candidates=8, budget_s=1e9)
+    assert table.disturbed is not taken_out
+    remember(table)
+    assert (table.reference_ms in [t.reference_ms for t in tables_of(DEVICE)]) is taken_out
 
 
 def test_a_folder_that_can_not_be_written_costs_nothing_but_time(
