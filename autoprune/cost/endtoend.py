@@ -39,7 +39,7 @@ _LENGTH = 1.0
 _REFERENCES = 3
 #: Fewer candidates than so many tell nothing of how wide intervals must be, and what those drawn at
 #: random tell counts against so many of which the model's own word holds: from table to table it
-#: is off by a tenth, and so much is told by the 90 % quantile of 80 candidates.
+#: is off by a good tenth, as is the 90 % quantile of so many.
 _FEWEST, _BELIEVED = 10, 60.0
 #: Sums below this fraction of the reference count as this, where they divide.
 _SMALLEST = 0.01
