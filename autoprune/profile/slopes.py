@@ -27,8 +27,11 @@ LINE, UNSURE = np.array([0.8, -0.2]), np.array([0.5, 0.2])
 #: (log) that may be off.
 DIFFER = np.array([0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
 USUALLY, OFTEN = 0.15, 1.0
-#: No visits scatter less than this about their line.
-LEAST = 0.003
+#: How much networks' visits scatter beside what their slopes tell: likewise.
+SCATTER = np.geomspace(0.003, 0.5, 24)
+USUAL_SCATTER, SCATTERS = 0.03, 1.0
+#: What else is at work makes no network quicker, and none much slower than it makes the core.
+FLATTEST, STEEPEST = 0.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -60,38 +63,65 @@ def slopes(levels: Sequence[Floats], slowed: Sequence[Floats]) -> list[Slope]:
     told = spread > 0
     if not told.any():
         return [UNKNOWN] * len(both)
-    own = np.array([(y * x).sum() for y, x in both]) / np.maximum(spread, 1e-12)
+    spread = np.maximum(spread, 1e-12)
+    own = np.array([(y * x).sum() for y, x in both]) / spread
     squares = [((y - slope * x) ** 2).sum() for (y, x), slope in zip(both, own, strict=True)]
-    free = sum(len(y) - 2 for (y, _), t in zip(both, told, strict=True) if t)
-    variance = max(float(np.sum(np.array(squares)[told])) / max(free, 1), LEAST**2)
-    # A slope is told by its own visits as exactly as this.
-    noise = variance / np.maximum(spread, 1e-12)
+    free = sum(len(y) - 2 for (y, _), t in zip(both, told, strict=True) if t and len(y) > 2)
     middle = np.array([y.mean() for y in levels])
-    middle -= np.average(middle[told], weights=1.0 / (USUALLY**2 + noise[told]))
+    middle -= np.average(middle[told], weights=1 / (USUALLY**2 + USUAL_SCATTER**2 / spread[told]))
     along = np.stack([np.ones_like(middle), middle], axis=1)
-    differ = _differ(own[told], noise[told], along[told])
-    precision = along[told].T @ (along[told] / (differ**2 + noise[told])[:, None])
-    precision += np.diag(UNSURE**-2)
-    line = np.linalg.solve(
-        precision,
-        along[told].T @ (own[told] / (differ**2 + noise[told])) + LINE / UNSURE**2,
-    )
+    left = float(np.sum(np.array(squares)[told]))
+    differ, scatter = _likeliest(own[told], spread[told], along[told], left, free)
+    # A slope is told by its own visits as exactly as this.
+    noise = scatter**2 / spread
+    line, precision, _ = _lines(own[told], noise[told] + differ**2, along[told])
     drawn = noise / (noise + differ**2)
-    values = (1 - drawn) * own + drawn * (along @ line)
+    values = np.clip((1 - drawn) * own + drawn * (along @ line), FLATTEST, STEEPEST)
     of_line = (along * np.linalg.solve(precision, along.T).T).sum(axis=1)
     stds = np.sqrt((1 - drawn) * noise + drawn**2 * of_line)
     return [Slope(float(value), float(std)) for value, std in zip(values, stds, strict=True)]
 
 
-def _differ(own: Floats, noise: Floats, along: Floats) -> float:
-    """How much slopes differ from their line: the likeliest of what is tried."""
+def _lines(own: Floats, variances: Floats, along: Floats) -> tuple[Floats, Floats, Floats]:
+    """The line that slopes lie along, for each way they may scatter about it.
+
+    Args:
+        own: (networks,) what their own visits tell.
+        variances: (..., networks) of that about the line.
+        along: (networks, 2) what the line's two numbers are multiplied by.
+
+    Returns:
+        (..., 2) the line, (..., 2, 2) the inverse covariance of that, and (...) the logarithm of
+        how likely the slopes are.
+    """
     off = own - along @ LINE
-    of_line = (along * UNSURE**2) @ along.T
-    found, best = USUALLY, -math.inf
-    for differ in DIFFER:
-        covariance = of_line + np.diag(noise + differ**2)
-        likely = off @ np.linalg.solve(covariance, off) + np.linalg.slogdet(covariance)[1]
-        likely = -0.5 * (likely + (math.log(differ / USUALLY) / OFTEN) ** 2)
-        if likely > best:
-            found, best = float(differ), float(likely)
-    return found
+    precision = np.einsum("...n,ni,nj->...ij", 1 / variances, along, along) + np.diag(UNSURE**-2)
+    pull = np.einsum("...n,ni->...i", off / variances, along)
+    line = np.linalg.solve(precision, pull[..., None])[..., 0]
+    squares = (off**2 / variances).sum(axis=-1) - (pull * line).sum(axis=-1)
+    spans = np.log(variances).sum(axis=-1) + np.linalg.slogdet(precision)[1]
+    return LINE + line, precision, -0.5 * (squares + spans)
+
+
+def _likeliest(
+    own: Floats, spread: Floats, along: Floats, left: float, free: int
+) -> tuple[float, float]:
+    """How much slopes differ from their line, and visits scatter: the likeliest of what is tried.
+
+    Few visits tell nothing of their scatter by themselves (two lie on a line), but slopes that no
+    core explains do.
+
+    Args:
+        own: (networks,) what their own visits tell, where they scatter by 1 as exactly as
+        spread: (networks,) one by the square root of it;
+        along: as of `_lines`.
+        left: the visits' squared distances from their own slopes, of
+        free: so many degrees of freedom.
+    """
+    differ, scatter = DIFFER[:, None], SCATTER[None, :]
+    _, _, likely = _lines(own, differ[..., None] ** 2 + scatter[..., None] ** 2 / spread, along)
+    likely = likely - free * np.log(scatter) - left / (2 * scatter**2)
+    likely -= 0.5 * (np.log(differ / USUALLY) / OFTEN) ** 2
+    likely -= 0.5 * (np.log(scatter / USUAL_SCATTER) / SCATTERS) ** 2
+    best = np.unravel_index(np.argmax(likely), likely.shape)
+    return float(DIFFER[best[0]]), float(SCATTER[best[1]])

@@ -3,9 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.profile.slopes import LINE, UNKNOWN, UNSURE, USUALLY, slopes
+from autoprune.profile.slopes import (
+    FLATTEST,
+    LINE,
+    STEEPEST,
+    UNKNOWN,
+    UNSURE,
+    USUALLY,
+    slopes,
+)
 
-SLOPES = st.lists(st.floats(0.2, 2.0), min_size=1, max_size=8)
+SLOPES = st.lists(st.floats(FLATTEST, STEEPEST), min_size=1, max_size=8)
 
 
 def visits(rng, slope, count, noise, share=0.5, level=2.0):
@@ -71,6 +79,7 @@ def test_stated_deviations_are_those_of_the_estimates():
         middle, along = rng.normal(LINE, UNSURE)
         levels = rng.normal(0.0, 0.7, size=6)
         true = middle + along * (levels - levels.mean()) + rng.normal(0, USUALLY, size=6)
+        true = np.clip(true, FLATTEST, STEEPEST)
         both = [
             visits(rng, slope, 6, 0.05, level=level)
             for slope, level in zip(true, levels, strict=True)
@@ -84,3 +93,27 @@ def test_stated_deviations_are_those_of_the_estimates():
 def test_a_single_visit_is_no_slope_of_its_own():
     found = slopes([np.array([1.0])], [np.array([0.3])])
     assert found == [UNKNOWN]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-2.0, 2.0), st.floats(0.0, 0.53)), min_size=2, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_no_visits_whatsoever_tell_of_a_slope_that_nothing_can_have(networks):
+    levels = [np.array([level for level, _ in visits]) for visits in networks]
+    slowed = [np.array([beside for _, beside in visits]) for visits in networks]
+    for slope in slopes(levels, slowed):
+        assert FLATTEST <= slope.value <= STEEPEST
+        assert 0.0 < slope.std < 1.0
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_two_visits_that_differ_by_what_no_core_explains_tell_little(count):
+    """Two lie on a line, however much they scatter."""
+    levels, slowed = np.log([8.55, 6.33]), np.array([0.52, 0.50])
+    for slope in slopes([levels] * count, [slowed] * count):
+        assert slope.value == pytest.approx(UNKNOWN.value, abs=0.15)
+        assert slope.std > USUALLY
