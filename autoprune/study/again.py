@@ -13,17 +13,23 @@ import numpy.typing as npt
 
 from autoprune.core.budget import Budget
 from autoprune.core.cost import Cost
-from autoprune.core.device import Artifact, MeasuringProtocol, ModuleCall
+from autoprune.core.device import Artifact, Measurement, ModuleCall
 from autoprune.core.errors import ConfigError, ProfilerError, RunError
 from autoprune.study.config import SearchConfig, validate
 from autoprune.study.config_files import read_yaml
+from autoprune.study.device import verifying
 from autoprune.study.folder import RunFolder
 from autoprune.study.progress import Progress
 from autoprune.study.quietly import measure_quietly
 from autoprune.study.result import export_model, measured
 from autoprune.study.table import make_profiler
 from autoprune.study.task import task_from_config
-from autoprune.study.verify import Verification, holds
+from autoprune.study.verify import (
+    MEASURED,
+    Verification,
+    holds,
+    measure_network_until_decided,
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,11 @@ class Again:
             )
         lines += [f"measuring: {note}" for note in found.told]
         for metric, over in self.violations.items():
-            word = "held" if over <= 0 else "not held"
+            word, side = ("held", "below") if over <= 0 else ("not held", "above")
+            # What is measured is held to its upper end.
+            end = ("at least " if over <= 0 else "up to ") if metric in MEASURED else ""
             lines.append(
-                f"budget {word}: {metric} {abs(over):.1%} {'below' if over <= 0 else 'above'} "
-                f"{self.limits[metric]:.6g}"
+                f"budget {word}: {metric} {end}{abs(over):.1%} {side} {self.limits[metric]:.6g}"
             )
         return lines
 
@@ -111,24 +118,22 @@ def verify_run(run: Path, progress: Progress) -> Again:
     profiler = make_profiler(config)
     progress.stage("measuring again")
     artifacts = exported(folder, config)
-    settings = config.verify
-    protocol = replace(
-        MeasuringProtocol(),
-        width=settings.width,
-        timeout_s=settings.timeout_s,
-        seed=config.seed,
-    )
-    dense, pruned = measure_quietly(profiler, artifacts, protocol)
-    if not pruned.ok or not dense.ok:
-        raise ProfilerError(f"the network can't be measured: {pruned.error or dense.error}")
-    reference = data["dense"]["cost"].get("latency_ms", {}).get("mean", dense.latency_ms)
-    energy = data["dense"]["cost"].get("energy_mj", {}).get("mean")
-    if energy is not None and pruned.energy_ratio is not None:
-        pruned = replace(pruned, energy_mj=pruned.energy_ratio * energy)
-    # Whether the machine was steady is told with the dense network.
-    pruned = replace(pruned, notes=tuple(dict.fromkeys((*dense.notes, *pruned.notes))))
-    verification = Verification(pruned, float(reference))
+    cost = data["dense"]["cost"]
+    reference, energy = (cost.get(m, {}).get("mean") for m in ("latency_ms", "energy_mj"))
+
+    def measure(effort: float) -> tuple[Measurement, Measurement]:
+        protocol = verifying(config.verify, config.seed, effort)
+        dense, pruned = measure_quietly(profiler, artifacts, protocol)
+        if energy is not None and pruned.energy_ratio is not None:
+            pruned = replace(pruned, energy_mj=pruned.energy_ratio * energy)
+        # Whether the machine was steady is told with the dense network.
+        return dense, replace(pruned, notes=tuple(dict.fromkeys((*dense.notes, *pruned.notes))))
+
     limits = Budget.parse(data["budget"]["limits"])
+    verification, beside = measure_network_until_decided(measure, limits, reference)
+    for found in (verification.measurement, beside.measurement):
+        if not found.ok:
+            raise ProfilerError(f"the network can't be measured: {found.error}")
     broken = verification.violations(limits, Cost.from_dict(data["winner"]["cost"]))
     return Again(
         held=holds(broken),

@@ -46,6 +46,27 @@ TABLE_RUNS = 25
 TABLE_COPIES = 2
 
 
+def verifying(
+    settings: VerifySettings, seed: int, effort: float = 1.0, count: int = 1
+) -> MeasuringProtocol:
+    """How so many networks are measured that must hold a budget.
+
+    Args:
+        settings: how narrow, how long.
+        seed: of the shuffled rounds.
+        effort: the time limit and the narrowness aimed at are scaled by it.
+        count: of the networks, without the dense one.
+    """
+    default = MeasuringProtocol()
+    return replace(
+        default,
+        width=settings.width / effort**0.5,
+        timeout_s=settings.timeout_s * effort * count,
+        max_rounds=round(default.max_rounds * effort),
+        seed=seed,
+    )
+
+
 class DeviceMeasure:
     """Measures end to end.
 
@@ -128,11 +149,12 @@ class DeviceMeasure:
         """
         keys = ["dense", *(candidate.key for candidate in candidates)]
         models = self._sliced([self.network.dense, *candidates])
-        return self._measure(keys, models, self._protocol(len(candidates), effort))[1:]
+        protocol = verifying(self._settings, self._seed, effort, len(candidates))
+        return self._measure(keys, models, protocol)[1:]
 
     def model(
         self, model: nn.Module, onnx: bytes, dense: bytes, effort: float = 1.0
-    ) -> list[Measurement]:
+    ) -> tuple[Measurement, Measurement]:
         """Measure a finished network beside the dense one; the dense one's comes first.
 
         Args:
@@ -146,7 +168,9 @@ class DeviceMeasure:
                 each network.
         """
         networks = [(dense, self._dense_module), (onnx, lambda: model)]
-        return self._measure(["dense", "pruned"], networks, self._protocol(1, effort))
+        protocol = verifying(self._settings, self._seed, effort)
+        beside, own = self._measure(["dense", "pruned"], networks, protocol)
+        return beside, own
 
     def conditions(self) -> dict[str, str]:
         """Clocks and temperature at this moment, where they can be read.
@@ -230,16 +254,6 @@ class DeviceMeasure:
 
     def _dense_module(self) -> nn.Module:
         return self._module(self.network.dense)
-
-    def _protocol(self, count: int, effort: float) -> MeasuringProtocol:
-        default = MeasuringProtocol()
-        return replace(
-            default,
-            width=self._settings.width / effort**0.5,
-            timeout_s=self._settings.timeout_s * effort * count,
-            max_rounds=round(default.max_rounds * effort),
-            seed=self._seed,
-        )
 
     def _measure(
         self, keys: Sequence[str], networks: Sequence[Exported], protocol: MeasuringProtocol

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from autoprune.evaluate.quiet import evaluating
 from autoprune.study.evaluation import CandidateEvaluator, Phases, evaluate_model
 from autoprune.study.progress import Progress
 from autoprune.study.quietly import QuietBatches
-from autoprune.study.verify import Verification
+from autoprune.study.verify import Verification, measure_network_until_decided
 
 if TYPE_CHECKING:
     from autoprune.evaluate.base import Evaluator
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from autoprune.pruning.recover import Loss
     from autoprune.study.device import DeviceMeasure
     from autoprune.study.settings import RecoverSettings
-
-#: Undecided measurements are taken again three times longer, up to this many times as long.
-MOST_EFFORT = 9.0
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,11 @@ class Finisher:
             dense_onnx = self._device.dense
             onnx = self._device.export(shipped.model)
         with self._phases("measure"):
-            own, dense = self._decided(shipped.model, onnx, dense_onnx)
+            own, dense = measure_network_until_decided(
+                partial(self._device.model, shipped.model, onnx, dense_onnx),
+                self._limits,
+                self._reference_ms,
+            )
         return replace(
             shipped,
             onnx=onnx,
@@ -216,20 +216,3 @@ class Finisher:
             verification=own,
             dense_verification=dense,
         )
-
-    def _decided(
-        self, model: nn.Module, onnx: bytes, dense_onnx: bytes
-    ) -> tuple[Verification, Verification]:
-        """Measure; longer while the interval holds the budget's bound."""
-        if self._device is None:
-            raise RuntimeError("no device")
-        effort = 1.0
-        while True:
-            dense, own = self._device.model(model, onnx, dense_onnx, effort)
-            reference = self._reference_ms
-            if reference is None:
-                reference = dense.latency_ms if dense.ok else math.nan
-            verification = Verification(own, reference)
-            effort *= 3
-            if effort > MOST_EFFORT or not verification.undecided(self._limits):
-                return verification, Verification(dense, reference)

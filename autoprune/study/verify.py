@@ -16,6 +16,9 @@ from autoprune.core.trial import Trial
 #: Metrics that only the device can tell; the others are counted exactly.
 MEASURED = ("latency_ms", "energy_mj")
 
+#: What holds its bound within its interval is measured again, so many times as long.
+EFFORTS = (1.0, 3.0, 9.0)
+
 #: Measures candidates end to end against the dense network; `effort` scales the time taken.
 Measure = Callable[[Sequence[Candidate], float], list[Measurement]]
 
@@ -179,8 +182,8 @@ def measure_until_decided(
         budget: absolute.
         reference_ms: the dense network's latency; None takes the one measured here.
     """
-    found = _verifications(measure(candidates, 1.0), reference_ms)
-    for effort in (3.0, 9.0):
+    found = _verifications(measure(candidates, EFFORTS[0]), reference_ms)
+    for effort in EFFORTS[1:]:
         open_ones = [i for i, v in enumerate(found) if v.undecided(budget)]
         if not open_ones:
             break
@@ -189,6 +192,40 @@ def measure_until_decided(
         for index, verification in zip(open_ones, _verifications(again, reference), strict=True):
             if verification.measurement.ok:
                 found[index] = verification
+    return found
+
+
+def measure_network_until_decided(
+    measure: Callable[[float], tuple[Measurement, Measurement]],
+    budget: Budget,
+    reference_ms: float | None,
+) -> tuple[Verification, Verification]:
+    """Measure a network; again for longer while its interval holds the bound.
+
+    One that fails when it is measured again is told as it was before.
+
+    Args:
+        measure: effort → the dense network's and its own.
+        budget: absolute.
+        reference_ms: the dense network's latency; None takes the one measured here.
+
+    Returns:
+        Of it, and of the dense network beside it.
+    """
+
+    def measured(effort: float) -> tuple[Verification, Verification]:
+        dense, own = measure(effort)
+        here = dense.latency_ms if dense.ok else math.nan
+        reference = here if reference_ms is None else reference_ms
+        return Verification(own, reference), Verification(dense, reference)
+
+    found = measured(EFFORTS[0])
+    for effort in EFFORTS[1:]:
+        if not found[0].undecided(budget):
+            break
+        again = measured(effort)
+        if again[0].measurement.ok:
+            found = again
     return found
 
 

@@ -10,7 +10,13 @@ from autoprune.core.cost import Cost, Estimate
 from autoprune.core.device import Measurement
 from autoprune.core.trial import Trial
 from autoprune.study.result import measured as told_to_people
-from autoprune.study.verify import Verification, holds, measure_until_decided, ranked
+from autoprune.study.verify import (
+    Verification,
+    holds,
+    measure_network_until_decided,
+    measure_until_decided,
+    ranked,
+)
 
 BUDGET = Budget(latency_ms=5.0, macs=100)
 
@@ -119,6 +125,45 @@ def test_without_a_fixed_reference_the_one_measured_counts():
         lambda some, effort: [measurement(0.4)], [Candidate.of({"a": 1})], BUDGET, None
     )
     assert found[0].reference_ms == pytest.approx(12.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "asked", "held"),
+    [
+        (0.4, [1.0], True),
+        (0.495, [1.0, 3.0], True),
+        (0.6, [1.0], False),
+        (0.5, [1.0, 3.0, 9.0], False),
+    ],
+)
+def test_a_network_is_measured_for_longer_until_it_is_decided(ratio, asked, held):
+    efforts = []
+
+    def measure(effort):
+        efforts.append(effort)
+        return measurement(1.0, 0.0, "dense"), measurement(ratio, 0.01 / effort)
+
+    found, dense = measure_network_until_decided(measure, BUDGET, 10.0)
+    assert efforts == asked
+    assert holds(found.violations(BUDGET, predicted())) == held
+    assert found.reference_ms == dense.reference_ms == 10.0
+    assert dense.measurement.ratio == 1.0
+
+
+def test_a_network_that_fails_when_measured_again_is_told_as_before():
+    dense = measurement(1.0, 0.0, "dense")
+    measured = iter([measurement(0.495), Measurement("pruned", error="lost"), measurement(0.495)])
+    found, _ = measure_network_until_decided(lambda effort: (dense, next(measured)), BUDGET, 10.0)
+    assert found.measurement.ok
+    assert next(measured, None) is None
+
+
+def test_a_network_without_a_fixed_reference_is_held_to_the_one_beside_it():
+    failed = Measurement("dense", error="no session")
+    for dense, reference in ((measurement(1.0, 0.0, "dense"), 12.0), (failed, math.nan)):
+        both = (dense, measurement(0.4))
+        found, _ = measure_network_until_decided(lambda effort, both=both: both, BUDGET, None)
+        assert found.reference_ms == pytest.approx(reference, nan_ok=True)
 
 
 def test_ranking_takes_each_candidate_once_and_no_failures():
