@@ -66,7 +66,7 @@ def slopes(levels: Sequence[Floats], slowed: Sequence[Floats]) -> list[Slope]:
     spread = np.maximum(spread, 1e-12)
     own = np.array([(y * x).sum() for y, x in both]) / spread
     squares = [((y - slope * x) ** 2).sum() for (y, x), slope in zip(both, own, strict=True)]
-    free = sum(len(y) - 2 for (y, _), t in zip(both, told, strict=True) if t and len(y) > 2)
+    free = sum(len(y) - 2 for (y, _), t in zip(both, told, strict=True) if t)
     middle = np.array([y.mean() for y in levels])
     middle -= np.average(middle[told], weights=1 / (USUALLY**2 + USUAL_SCATTER**2 / spread[told]))
     along = np.stack([np.ones_like(middle), middle], axis=1)
