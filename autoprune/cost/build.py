@@ -235,7 +235,7 @@ def build_table(
             tell(done, candidates, f"median error {report.median_error:.1%}")
             goal = max(target_error, _NEAR * report.noise if np.isfinite(report.noise) else 0.0)
             if report.median_bound <= goal:
-                stopped = "error"
+                stopped = "error" if report.median_bound <= target_error else "noise"
                 break
         took[profile].append((size, time.monotonic() - began))
         one_s = took[profile][-1][1] / size

@@ -111,7 +111,12 @@ def _notes(table: LatencyTable) -> list[tuple[str, str]]:
         )
     build = info.get("build")
     if isinstance(build, Mapping):
-        why = {"error": "the error aimed at", "time": "the time", "candidates": "all candidates"}
+        why = {
+            "error": "the error aimed at",
+            "noise": "near the noise, where more bring little",
+            "time": "the time",
+            "candidates": "all candidates",
+        }
         stopped = why.get(str(build.get("stopped")), str(build.get("stopped")))
         notes.append(
             ("measured", f"{build['candidates']} candidates in {build['seconds']:.0f} s: {stopped}")

@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_table() -> None:
     assert tables[0].observations == tables[1].observations
 
 
-def test_builder_stops_at_the_error_or_the_time() -> None:
+def test_builder_stops_at_the_error_the_noise_or_the_time() -> None:
     graph = chain((16, 32))
     device = FakeDevice(graph, noise=0.01)
     told: list[tuple[int, int, str]] = []
@@ -219,6 +219,11 @@ def test_builder_stops_at_the_error_or_the_time() -> None:
     assert table.info["build"]["candidates"] == 24
     assert table.info["accuracy"]["median_bound"] <= 0.2
     assert told[0][:2] == (0, 60)
+    table = build_table(
+        graph, FakeDevice(graph, noise=0.2).measure, DEVICE, candidates=600, target_error=1e-4
+    )
+    assert table.info["build"]["stopped"] == "noise"
+    assert 1e-4 < table.info["accuracy"]["median_bound"] <= 0.8 * table.info["accuracy"]["noise"]
 
 
 @settings(deadline=None, max_examples=20)
