@@ -37,7 +37,7 @@ from autoprune.cost.records import halves, usable
 from autoprune.cost.table import LatencyTable
 from autoprune.graph import trace
 from autoprune.profile.registry import make_profiler
-from autoprune.pruning.selection import select
+from autoprune.pruning.selection import selector
 from autoprune.study.device import DeviceMeasure
 from autoprune.study.settings import VerifySettings
 
@@ -90,9 +90,7 @@ def run(name: str, args: argparse.Namespace) -> tuple[int, int]:
     network = trace(make().eval(), (torch.zeros(batch, 3, 32, 32),))
     graph = network.kernels
     profiler = make_profiler(args.device)
-    device = DeviceMeasure(
-        network, profiler, lambda c: select(network, c), VerifySettings(), args.seed
-    )
+    device = DeviceMeasure(network, profiler, selector(network), VerifySettings(), args.seed)
     print(f"{name}, batch {batch}, {len(graph.groups)} groups, {profiler.device}", flush=True)
     if args.table:
         table = LatencyTable.load(args.table, profiler.device)

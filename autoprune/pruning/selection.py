@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,13 @@ def select(
         mask[order[: kept[group.name]]] = True
         result[group.name] = mask
     return result
+
+
+def selector(
+    network: Network, importance: str | Importance = "l1"
+) -> Callable[[Candidate], Selection]:
+    """`select` for many candidates of a network: its units are scored once."""
+    return partial(select, network, scores=score(network, importance))
 
 
 def as_selection(

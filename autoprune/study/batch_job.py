@@ -110,7 +110,7 @@ def _guarded(work: Callable[[], None]) -> Ended:
 def _table(folder: BatchFolder, name: str, index: int) -> None:
     from autoprune.cost.format import sealed_text
     from autoprune.graph import trace
-    from autoprune.pruning.selection import select
+    from autoprune.pruning.selection import selector
     from autoprune.study.device import DeviceMeasure
     from autoprune.study.shared_table import SharedTable
     from autoprune.study.table import make_profiler, measure_table
@@ -121,9 +121,7 @@ def _table(folder: BatchFolder, name: str, index: int) -> None:
     model, inputs = build_model(config, folder.base)
     network = trace(model, inputs)
     profiler = make_profiler(config)
-    device = DeviceMeasure(
-        network, profiler, lambda c: select(network, c), config.verify, config.seed
-    )
+    device = DeviceMeasure(network, profiler, selector(network), config.verify, config.seed)
     progress = Told(folder, f"table--{name}", config.objective, 0)
     path = folder.table(name)
     if folder.sweep.study is None or config.storage is None:

@@ -26,7 +26,7 @@ def profile_config(
             measure.
     """
     from autoprune.graph import trace
-    from autoprune.pruning.selection import select
+    from autoprune.pruning.selection import selector
     from autoprune.study.device import DeviceMeasure
     from autoprune.study.task import model_from_config
 
@@ -38,9 +38,7 @@ def profile_config(
         raise ConfigError(
             "the network has no channel group that may be pruned; see `autoprune inspect` for why"
         )
-    device = DeviceMeasure(
-        network, profiler, lambda c: select(network, c), config.verify, config.seed
-    )
+    device = DeviceMeasure(network, profiler, selector(network), config.verify, config.seed)
     base = None if path is None else path.absolute().parent
     return measure_table(config, network, device, progress, base)
 
@@ -73,7 +71,7 @@ def check_config(
     """
     from autoprune.cost.check import check_table as check
     from autoprune.graph import trace
-    from autoprune.pruning.selection import select
+    from autoprune.pruning.selection import selector
     from autoprune.study.device import DeviceMeasure
     from autoprune.study.task import model_from_config
 
@@ -87,7 +85,7 @@ def check_config(
     progress.message(f"device: {spec}")
     progress.stage("tracing the network")
     network = trace(model, inputs)
-    device = DeviceMeasure(network, profiler, lambda c: select(network, c), config.verify, seed)
+    device = DeviceMeasure(network, profiler, selector(network), config.verify, seed)
     progress.stage("measuring a fresh sample", samples)
     return check(
         table,

@@ -9,6 +9,8 @@ from traced import traced
 from autoprune.core.candidate import Candidate
 from autoprune.core.errors import CandidateError
 from autoprune.pruning import select
+from autoprune.pruning.importance import Norm
+from autoprune.pruning.selection import selector
 
 
 @settings(deadline=None, max_examples=25)
@@ -32,6 +34,24 @@ def test_smaller_candidates_are_nested():
     larger = select(network, Candidate.of({g.name: g.units - 1 for g in network.groups}))
     smaller = select(network, Candidate.of({g.name: g.units // 2 for g in network.groups}))
     assert all((larger[n] | ~smaller[n]).all() for n in larger)
+
+
+def test_a_selector_scores_once_and_selects_the_same():
+    network = traced("vgg")
+    asked = []
+
+    class Counted(Norm):
+        def scores(self, network):
+            asked.append(network)
+            return super().scores(network)
+
+    half = [Candidate.of({g.name: g.units // n for g in network.groups}) for n in (1, 2, 3)]
+    chosen = selector(network, Counted())
+    for candidate in half:
+        expected = select(network, candidate)
+        found = chosen(candidate)
+        assert all((found[name] == expected[name]).all() for name in expected)
+    assert asked == [network]
 
 
 def test_refuses():
