@@ -17,6 +17,7 @@ from autoprune.core.device import DeviceSpec, Measurement
 from autoprune.core.errors import ProfilerError, TableError
 from autoprune.core.workload import Ints, KernelGraph
 from autoprune.cost.borrow import borrow_for
+from autoprune.cost.context import channel_block
 from autoprune.cost.cover import covering
 from autoprune.cost.layout import Layout
 from autoprune.cost.noise import ratio_noise
@@ -194,7 +195,7 @@ def build_table(
     rng = np.random.default_rng(seed)
     plan = covering(graph, candidates, rng, choices)
     pool = covering(graph, _POOL * candidates, rng, choices)
-    layout = Layout.of(graph)
+    layout = Layout.of(graph, channel_block(device))
     borrowed, names = borrow_for(layout, reuse, device)
     every = _HELD
     started = time.monotonic()

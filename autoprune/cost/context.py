@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.device import DeviceSpec
 from autoprune.core.workload import Ints
 
 if TYPE_CHECKING:
@@ -24,21 +25,29 @@ if TYPE_CHECKING:
 FLAGS = 2
 #: Ways in which a kernel works (see `regimes`).
 REGIMES = 3
+#: Channels in a block, where the device does not tell; and on a CPU whose vectors are half as long.
+BLOCK, SHORT_BLOCK = 16, 8
 #: A count beyond one block that is no multiple of this is ragged.
-_BLOCK, _MULTIPLE = 16, 4
+_MULTIPLE = 4
 
 
-def regimes(counts: Ints) -> Ints:
+def channel_block(device: DeviceSpec) -> int:
+    """How many channels a runtime keeps together: on a CPU, the floats of one of its vectors."""
+    instructions = device.details.get("instructions", "").split()
+    return SHORT_BLOCK if instructions and "avx512f" not in instructions else BLOCK
+
+
+def regimes(counts: Ints, block: int) -> Ints:
     """Which of three ways a kernel works, by the channels that it reads.
 
     0 below one block (they are read plain), 1 in blocks, 2 ragged (plain throughout).
     """
-    return np.where(counts < _BLOCK, 0, np.where(ragged(counts), 2, 1))
+    return np.where(counts < block, 0, np.where(ragged(counts, block), 2, 1))
 
 
-def ragged(counts: Ints) -> npt.NDArray[np.bool_]:
-    """Whether channel counts keep a runtime from working in blocks."""
-    return np.asarray((counts >= _BLOCK) & (counts % _MULTIPLE != 0))
+def ragged(counts: Ints, block: int) -> npt.NDArray[np.bool_]:
+    """Whether channel counts keep a runtime from working in blocks of so many channels."""
+    return np.asarray((counts >= block) & (counts % _MULTIPLE != 0))
 
 
 def makers(kernels: Sequence[KernelLayout], heavy: Collection[str]) -> npt.NDArray[np.intp]:

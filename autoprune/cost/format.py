@@ -21,6 +21,7 @@ from autoprune.core.device import DeviceSpec
 from autoprune.core.errors import TableError, TableFormatError, TableMismatchError
 from autoprune.core.files import write_atomically
 from autoprune.cost.borrow import Borrowed
+from autoprune.cost.context import channel_block
 from autoprune.cost.energy import ReferenceEnergy
 from autoprune.cost.layout import Layout
 from autoprune.cost.records import Observation
@@ -109,18 +110,19 @@ def read(path: Path, device: DeviceSpec | None = None) -> LatencyTable:
         table = LatencyTable(spec, float(header["reference_ms"]), header.get("info", {}))
         if "reference_energy" in header:
             table.reference_energy = ReferenceEnergy.from_dict(header["reference_energy"])
+        block = channel_block(spec)
         names: dict[str, str] = {}
         others: dict[str, Layout] = {}
         for line in map(json.loads, lines):
             if line["kind"] == "network":
-                layout = Layout.from_dict(line)
+                layout = Layout.from_dict(line, block)
                 names[str(line["fingerprint"])] = layout.fingerprint
                 table.layouts[layout.fingerprint] = layout
             elif line["kind"] == "candidate":
                 network = names[str(line["network"])]
                 table.observations.append(Observation.from_dict({**line, "network": network}))
             elif line["kind"] == "borrowed_network":
-                others[str(line["fingerprint"])] = Layout.from_dict(line)
+                others[str(line["fingerprint"])] = Layout.from_dict(line, block)
             elif line["kind"] == "borrowed":
                 table.borrowed.append(Borrowed.from_dict(line, others))
             else:

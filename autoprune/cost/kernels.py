@@ -64,7 +64,8 @@ class KernelModel:
     """Kernel times by signature.
 
     Args:
-        runs: at least one, of any networks; those of the reference network set the unit.
+        runs: at least one, of any networks of one device; those of the reference network set the
+            unit.
 
     Attributes:
         parts: signatures with columns of their own in `KernelSums.features`; the others share the
@@ -73,13 +74,16 @@ class KernelModel:
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
+        self._block = runs[0].layout.block
         pools = pool(runs)
         self.scales = run_scales(pools, runs)
         even = {s: p.t / self.scales[p.run] for s, p in pools.items()}
         sums = {s: float(t.sum()) for s, t in even.items()}
         total = sum(sums.values())
         self._curves = {
-            s: _curve(p, even[s], choose=sums[s] > 0.01 * total) if sums[s] > 0 else None
+            s: _curve(p, even[s], self._block, choose=sums[s] > 0.01 * total)
+            if sums[s] > 0
+            else None
             for s, p in pools.items()
         }
         self._longest = {s: float(t.max()) for s, t in even.items() if sums[s] > 0}
@@ -121,7 +125,9 @@ class KernelModel:
                     mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
                 mean = mean * self._factor(layout, indices, name)
                 total += mean.sum(axis=1)
-                features[column.get(name, -1)] += _features(mean, x, self._longest.get(name))
+                features[column.get(name, -1)] += _features(
+                    mean, x, self._longest.get(name), self._block
+                )
                 curve = self._curves.get(name)
                 if curve is not None and name in column:
                     near = curve.features(_asked(name, x))
@@ -215,19 +221,19 @@ def _asked(signature: str, x: Ints) -> Ints:
     return np.maximum(x, 1) if signature.endswith(EMPTY) else x
 
 
-def _features(times: Floats, x: Ints, longest: float | None) -> Floats:
+def _features(times: Floats, x: Ints, longest: float | None, block: int) -> Floats:
     """(N, _FEATURES) sums over (N, K) kernels of one signature and of these shapes."""
     octaves = np.zeros_like(times)
     if longest is not None:
         octaves = np.log2(np.maximum(times, 1e-6 * longest) / longest)
-    uneven = times * ragged(x[:, :, 0])
+    uneven = times * ragged(x[:, :, 0], block)
     return np.stack(
         [times.sum(axis=1), _OCTAVE * (times * octaves).sum(axis=1), _RAGGED * uneven.sum(axis=1)],
         axis=1,
     )
 
 
-def _curve(one: Pool, even: Floats, *, choose: bool) -> Lookup:
+def _curve(one: Pool, even: Floats, block: int, *, choose: bool) -> Lookup:
     """Fit the staircase of a signature; the noise is that of repeats of a shape.
 
     Single kernels that never took time of their own are fused there whatever their shape: they
@@ -245,7 +251,8 @@ def _curve(one: Pool, even: Floats, *, choose: bool) -> Lookup:
     relative = (np.abs(even - median[inverse]) / scale[inverse])[count[inverse] > 1]
     spread = 1.48 * float(np.median(relative)) * 1.2 if len(relative) else 0.03
     noise = np.maximum(spread / np.sqrt(count), _NOISE) * scale
-    return Lookup(Staircase(shapes, median, noise, choose=choose, flags=FLAGS), shapes)
+    curve = Staircase(shapes, median, noise, choose=choose, flags=FLAGS, block=block)
+    return Lookup(curve, shapes)
 
 
 def _factors(one: Pool, even: Floats, curve: Staircase) -> dict[tuple[str, int], float]:

@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
-from autoprune.cost.context import FLAGS
+from autoprune.cost.context import BLOCK, FLAGS
 from autoprune.cost.matern import distance, matern
 
 #: Landmarks of a signature, at most.
 LANDMARKS = 24
-#: Powers of two that divide a count or do not; and the block whose number is told apart.
-_DIVISORS, _BLOCK = (2, 4, 8, 16, 32), 16
+#: Powers of two that divide a count or do not.
+_DIVISORS = (2, 4, 8, 16, 32)
 #: Length scale of the likeness, in octaves of one count or differences in what divides it.
 _LENGTH = 6.0
 #: Keeps landmarks that are nearly alike apart.
@@ -34,10 +34,12 @@ class Landmarks:
     Args:
         x: (N, D + FLAGS) distinct shapes that were measured: channel counts, and flags of what
             surrounds the kernel (see `context`).
+        block: channels in a block of the runtime's.
     """
 
-    def __init__(self, x: Ints) -> None:
-        where = _embed(x)
+    def __init__(self, x: Ints, block: int = BLOCK) -> None:
+        self._block = block
+        where = _embed(x, block)
         self._where = where[_far_apart(where)]
         gram = _likeness(self._where, self._where)
         gram[np.diag_indices(len(gram))] += _JITTER
@@ -46,14 +48,16 @@ class Landmarks:
     def features(self, x: Ints) -> Floats:
         """(N, LANDMARKS) whose products are likenesses, of (N, D + FLAGS) shapes."""
         result = np.zeros((len(x), LANDMARKS))
-        result[:, : len(self._where)] = _likeness(_embed(x), self._where) @ self._whiten
+        result[:, : len(self._where)] = (
+            _likeness(_embed(x, self._block), self._where) @ self._whiten
+        )
         return result
 
 
-def _embed(x: Ints) -> Floats:
+def _embed(x: Ints, block: int) -> Floats:
     """Where two shapes lie close whose times deviate alike."""
     counts = x[:, : x.shape[1] - FLAGS]
-    blocks = -(-counts // _BLOCK)
+    blocks = -(-counts // block)
     columns = [np.log2(np.maximum(c, 1).astype(np.float64)) for c in (counts, blocks)]
     columns += [(counts % divisor == 0).astype(np.float64) for divisor in _DIVISORS]
     return np.hstack([*columns, x[:, counts.shape[1] :].astype(np.float64)])

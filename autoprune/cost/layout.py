@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints, KernelGraph
-from autoprune.cost.context import FLAGS, makers, ragged
+from autoprune.cost.context import BLOCK, FLAGS, makers, ragged
 from autoprune.cost.emptied import followers, spread
 from autoprune.cost.signatures import HEAVY, KernelLayout, describe
 
@@ -33,11 +33,13 @@ class Layout:
         groups: names of its channel groups.
         units: (G,) units of each.
         kernels: in the order of execution.
+        block: channels in a block of the runtime that the table is of (see `context`).
     """
 
     groups: tuple[str, ...]
     units: Ints
     kernels: tuple[KernelLayout, ...]
+    block: int = BLOCK
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,6 +68,7 @@ class Layout:
             self.groups,
             self.units,
             tuple(k for k in self.kernels if any(group in row for row in k.weight)),
+            self.block,
         )
 
     def channels(self, indices: Sequence[int] | npt.NDArray[np.intp], kept: Ints) -> Ints:
@@ -88,7 +91,7 @@ class Layout:
             if len(known):
                 base, weight = self._inputs
                 read = base[of[known]] + kept @ weight[of[known]].T
-                flags[:, known, flag] = ragged(read)
+                flags[:, known, flag] = ragged(read, self.block)
         return np.concatenate([x, flags], axis=2)
 
     def written(self, kept: Ints) -> Floats:
@@ -162,9 +165,9 @@ class Layout:
         return {}
 
     @classmethod
-    def of(cls, graph: KernelGraph) -> Layout:
+    def of(cls, graph: KernelGraph, block: int = BLOCK) -> Layout:
         """Describe a traced network's kernels."""
-        return cls(graph.groups, graph.units, describe(graph))
+        return cls(graph.groups, graph.units, describe(graph), block)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; sparse weights by the group's index."""
@@ -188,7 +191,7 @@ class Layout:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Layout:
+    def from_dict(cls, data: Mapping[str, Any], block: int = BLOCK) -> Layout:
         """The inverse of `to_dict`."""
         return cls(
             tuple(str(g) for g in data["groups"]),
@@ -207,6 +210,7 @@ class Layout:
                 )
                 for k in data["kernels"]
             ),
+            block,
         )
 
 

@@ -31,7 +31,7 @@ class Lookup:
 
     def __init__(self, curve: Staircase, measured: Ints) -> None:
         self.curve = curve
-        self._landmarks = Landmarks(measured)
+        self._landmarks = Landmarks(measured, curve.block)
         self._codes = np.zeros(0, dtype=np.int64)
         self._times: Times = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)
         self._features: Floats = np.zeros((0, LANDMARKS))

@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
+from autoprune.cost.context import BLOCK
 from autoprune.cost.matern import distance, matern
 from autoprune.cost.steps import basis, basis_by_regime, merge_regimes, surrounded, volume
 
@@ -66,12 +67,20 @@ class Staircase:
         choose: whether to choose the process's covariance; else an ordinary one is taken, which
             is quicker and does for what takes little time.
         flags: how many there are.
+        block: channels in a block of the runtime's (see `context`).
     """
 
     def __init__(
-        self, x: Ints, y: Floats, noise: Floats, *, choose: bool = True, flags: int = 0
+        self,
+        x: Ints,
+        y: Floats,
+        noise: Floats,
+        *,
+        choose: bool = True,
+        flags: int = 0,
+        block: int = BLOCK,
     ) -> None:
-        self._flags = flags
+        self._flags, self.block = flags, block
         self.low, self.high = x.min(axis=0), x.max(axis=0)
         self._known = {tuple(row) for row in x.tolist()}
         self._floor = max(0.02 * float(y.max()), 1e-12)
@@ -99,7 +108,7 @@ class Staircase:
         counts, flags = self._split(x)
         if self._few:
             return volume(counts)[:, None]
-        return np.hstack([self._basis(counts), *surrounded(counts, flags)])
+        return np.hstack([self._basis(counts), *surrounded(counts, flags, self.block)])
 
     def _choose_basis(self, x: Ints, y: Floats) -> Floats:
         """Fit the mean, apart for each regime where that is the likelier; its (N, B) features."""
@@ -115,7 +124,9 @@ class Staircase:
         grid[:, 0] = np.repeat(ends[0], len(ends[1]))
         grid[:, 1] = np.tile(ends[1], len(ends[0]))
         believed = self._mean(grid)
-        self._basis = partial(basis_by_regime, merged=merge_regimes(x, _OF_EACH))
+        self._basis = partial(
+            basis_by_regime, merged=merge_regimes(x, _OF_EACH, self.block), block=self.block
+        )
         features = self._features(x)
         if self._fit_all(features, y, (self._features(grid), believed)) > unlikely:
             self._basis, self._norm, self._coefficients, features = together

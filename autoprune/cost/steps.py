@@ -34,7 +34,7 @@ def basis(x: npt.NDArray[np.integer] | Floats) -> Floats:
     return np.hstack([columns[0], *(c[:, 1:] for c in columns[1:]), *pairs, product])
 
 
-def basis_by_regime(x: Ints, merged: tuple[int, ...]) -> Floats:
+def basis_by_regime(x: Ints, merged: tuple[int, ...], block: int) -> Floats:
     """(N, B) as `basis`, of (N, 2) channel counts read and written, apart for each regime.
 
     Where a runtime takes another algorithm, time neither rises with the counts nor steps like the
@@ -43,27 +43,28 @@ def basis_by_regime(x: Ints, merged: tuple[int, ...]) -> Floats:
     Args:
         x: channel counts.
         merged: what each regime counts as.
+        block: channels in a block.
     """
     read = _steps(x[:, 0])[:, _PLAIN]
-    regime = np.array(merged)[regimes(x[:, 0])]
+    regime = np.array(merged)[regimes(x[:, 0], block)]
     apart = np.hstack([read * (regime == r)[:, None] for r in sorted(set(merged))])
     return _products(apart, _steps(x[:, 1])[:, :_RAGGED_FROM])
 
 
-def merge_regimes(x: Ints, fewest: int) -> tuple[int, ...]:
+def merge_regimes(x: Ints, fewest: int, block: int) -> tuple[int, ...]:
     """What each regime counts as: the commonest where fewer than so many of the shapes have it."""
-    count = np.bincount(regimes(x[:, 0]), minlength=REGIMES)
+    count = np.bincount(regimes(x[:, 0], block), minlength=REGIMES)
     common = int(np.argmax(count))
     return tuple(r if count[r] >= fewest else common for r in range(REGIMES))
 
 
-def surrounded(counts: Ints, flags: Ints) -> list[Floats]:
+def surrounded(counts: Ints, flags: Ints, block: int) -> list[Floats]:
     """What a change of layout adds: proportional to either end's channels, or to their product.
 
     Where a kernel works on plain tensors itself, its surroundings count the other way round.
     """
     sizes = np.stack([np.ones(len(counts)), counts[:, 0], counts[:, -1], volume(counts)], axis=1)
-    own = ragged(counts[:, 0])
+    own = ragged(counts[:, 0], block)
     found = []
     for flag in flags.T > 0:
         found += [sizes * gate[:, None] for gate in (flag & own, flag & ~own, own & ~flag)]

@@ -15,6 +15,7 @@ from autoprune.core.errors import CandidateError, TableError
 from autoprune.core.workload import Ints, KernelGraph, Workloads
 from autoprune.cost.base import CostModel
 from autoprune.cost.borrow import Borrowed, aligned
+from autoprune.cost.context import channel_block
 from autoprune.cost.energy import LatencyAlone, ReferenceEnergy, tells_energy
 from autoprune.cost.fit import Fit
 from autoprune.cost.kernels import KernelModel
@@ -101,7 +102,7 @@ class LatencyTable(CostModel):
         """The layout of a traced network, described once."""
         layout = self._known.get(graph)
         if layout is None:
-            layout = self._known[graph] = Layout.of(graph)
+            layout = self._known[graph] = Layout.of(graph, channel_block(self.device))
             stored = self.layouts.get(layout.fingerprint)
             if stored is not None and stored.kernels != layout.kernels:
                 # Measured when kernels were described otherwise: the same ones in the same order.

@@ -155,8 +155,9 @@ def test_what_is_saved_is_read_back(table: LatencyTable, tmp_path: Path) -> None
     assert again.reference_energy == table.reference_energy
     ours, theirs = (t.predict(GRAPH.instantiate(fresh())) for t in (table, again))
     for metric in ("latency_ms", "energy_mj"):
-        np.testing.assert_array_equal(ours.mean[metric], theirs.mean[metric])
-        np.testing.assert_array_equal(ours.std[metric], theirs.std[metric])
+        # Fitted anew: linear algebra may round otherwise where arrays lie otherwise in memory.
+        np.testing.assert_allclose(ours.mean[metric], theirs.mean[metric], rtol=1e-6)
+        np.testing.assert_allclose(ours.std[metric], theirs.std[metric], rtol=1e-6)
 
 
 def changed(path: Path, header: dict[str, object], drop: Sequence[str] = ()) -> str:

@@ -36,6 +36,15 @@ def test_a_shape_between_landmarks_is_like_its_neighbours() -> None:
     assert like[0, 2] < like[0, 1]
 
 
+def test_shapes_of_one_block_are_more_alike() -> None:
+    x = shapes((9, 32), (15, 32))
+    blocks = {}
+    for block in (8, 16):
+        features = Landmarks(x, block).features(shapes((7, 32), (9, 32)))
+        blocks[block] = features @ features.T
+    assert blocks[8][0, 1] < blocks[16][0, 1]
+
+
 def test_surroundings_set_shapes_apart() -> None:
     x = np.array([[20, 20, *[0] * FLAGS], [20, 20, *[1] * FLAGS]])
     assert likeness(x, x)[0, 1] < 0.97

@@ -65,12 +65,12 @@ def test_one_point_is_proportional_elsewhere_and_says_it_is_unsure() -> None:
     assert std[1] > 0.05 * twice > std[0]
 
 
-def two_algorithms(x: np.ndarray) -> np.ndarray:
-    """Blocks of 16 both ways, but exact counts, and dearer, where many ragged ones are read."""
+def two_algorithms(x: np.ndarray, block: int = 16) -> np.ndarray:
+    """Blocks both ways, but exact counts, and dearer, where many ragged ones are read."""
     read, written = x.T
-    blocked = 0.01 * blocks(read, 16) * blocks(written, 16)
+    blocked = 0.01 * blocks(read, block) * blocks(written, block)
     plain = 1.0 + 0.012 * read * written
-    return 2.0 + np.where((read > 16) & (read % 4 != 0), plain, blocked)
+    return 2.0 + np.where((read > block) & (read % 4 != 0), plain, blocked)
 
 
 def test_another_algorithm_for_ragged_counts_is_told_apart() -> None:
@@ -81,6 +81,19 @@ def test_another_algorithm_for_ragged_counts_is_told_apart() -> None:
     curve = Staircase(x[:150], y[:150] * np.exp(rng.normal(0, 0.005, 150)), 0.005 * y[:150])
     mean, _ = curve.predict(x[150:])
     assert np.median(np.abs(mean / y[150:] - 1)) < 0.01  # 0.03 by one for all
+
+
+def test_the_runtime_s_own_block_tells_algorithms_apart_better() -> None:
+    rng = np.random.default_rng(4)
+    x = np.unique(rng.integers(1, 33, (300, 2)), axis=0)
+    rng.shuffle(x)
+    y = two_algorithms(x, 8)
+    noisy = y[:120] * np.exp(rng.normal(0, 0.005, 120))
+    error = {}
+    for block in (8, 16):
+        mean, _ = Staircase(x[:120], noisy, 0.005 * y[:120], block=block).predict(x[120:])
+        error[block] = float(np.median(np.abs(mean / y[120:] - 1)))
+    assert error[8] < 0.8 * error[16]
 
 
 def test_the_end_of_a_regime_that_was_not_measured_is_plausible() -> None:
@@ -96,10 +109,12 @@ def test_the_end_of_a_regime_that_was_not_measured_is_plausible() -> None:
 
 def test_regimes_of_few_shapes_count_as_the_commonest() -> None:
     x = np.array([[3, 1], [4, 1], [20, 1], [24, 1], [28, 1], [32, 1], [17, 1]])
-    assert merge_regimes(x, 2) == (0, 1, 1)
-    assert merge_regimes(x, 1) == (0, 1, 2)
-    features = basis_by_regime(x, merge_regimes(x, 2))
-    ordinary = basis_by_regime(x, (0, 0, 0))
+    assert merge_regimes(x, 2, 16) == (0, 1, 1)
+    assert merge_regimes(x, 1, 16) == (0, 1, 2)
+    assert merge_regimes(x, 1, 4) == (0, 1, 2)
+    assert merge_regimes(x, 2, 4) == (1, 1, 1)
+    features = basis_by_regime(x, merge_regimes(x, 2, 16), 16)
+    ordinary = basis_by_regime(x, (0, 0, 0), 16)
     assert features.shape[1] == 2 * ordinary.shape[1]
     assert (features >= 0).all()
 
