@@ -141,7 +141,8 @@ class MeasuringProtocol:
 
     Attributes:
         warmup: untimed runs of each artifact.
-        runs: timed runs in a row of each artifact, each round; their minimum counts.
+        runs: timed runs in a row of each artifact, each round; the fastest counts, or their mean
+            where what else is at work beside each is known and taken out.
         min_rounds: rounds at least (a confidence interval needs several).
         max_rounds: rounds at most.
         width: stop when the half width of each ratio's confidence interval is below this

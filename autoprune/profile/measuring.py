@@ -26,8 +26,11 @@ from autoprune.profile.visits import Runner, Visit, Visitor, timed, visit
 
 __all__ = ["Runner", "Visit", "Visitor", "measure_interleaved", "timed"]
 
-#: A block of timed runs lasts at least about this long, so that short networks get more runs.
-BLOCK_MS = 10.0
+#: A block of timed runs lasts at least about this long, so that short networks get more runs: one
+#: whose fastest run counts, and one of which it is known what else is at work beside each run.
+BLOCK_MS, WATCHED_MS = 10.0, 8.0
+#: Runs in a row at most.
+MOST_RUNS = 1000
 
 #: Rounds that are taken again are at most this fraction of `MeasuringProtocol.max_rounds`.
 RETAKES = 0.5
@@ -58,9 +61,9 @@ def measure_interleaved(
     Every round visits the networks in shuffled order: reference, network, reference, network,
     ..., reference (or `protocol.between` networks between two of the reference). Each visit is
     `protocol.runs` runs in a row (more for short networks, so that a visit lasts about 10 ms) of
-    which the fastest counts, and gives a ratio to the mean of the reference's visits before and
-    after, so a linear drift cancels. With `protocol.meter`, a window of runs follows in which
-    energy is read, and gives a ratio in the same way. The ratio is a
+    which the fastest counts (or their mean: see `Visit`), and gives a ratio to the mean of the
+    reference's visits before and after, so a linear drift cancels. With `protocol.meter`, a window
+    of runs follows in which energy is read, and gives a ratio in the same way. The ratio is a
     robust mean over rounds (`robust_mean`), whose interval allows for rounds that depend on each
     other, as far as those of all networks together tell. Networks whose intervals are narrow
     enough drop out of later rounds.
@@ -112,7 +115,6 @@ class _Measuring:
         self.deadline = clock() + protocol.timeout_s
         self.rest = Rest(sleep, RESTS * protocol.timeout_s)
         self.rng = np.random.default_rng(protocol.seed)
-        self.runs = protocol.runs
         self.no_energy = ""
         self.windows: Windows | None = None
         if protocol.meter is not None:
@@ -164,14 +166,18 @@ class _Measuring:
 
     def _warm_up(self) -> None:
         """Run everything a few times, and make blocks of short networks longer."""
-        fastest = {}
-        for series in [self.first, *self.others]:
-            found = self._block(series, max(1, self.protocol.warmup), energy=False)
-            fastest[id(series)] = found.latency_ms
-        times = [t for t in fastest.values() if not math.isnan(t)]
-        if times and not math.isnan(fastest[id(self.first)]):
-            wanted = min(BLOCK_MS / min(times), 4 * BLOCK_MS / fastest[id(self.first)])
-            self.runs = max(self.protocol.runs, math.ceil(min(wanted, 1000)))
+        every = [self.first, *self.others]
+        found = [self._block(s, max(1, self.protocol.warmup), energy=False) for s in every]
+        times = [v.latency_ms for v in found]
+        good = [ms for ms in times if not math.isnan(ms)]
+        if not good or self.first.error is not None:
+            return
+        # The fastest of more runs is faster: all get as many, where that counts.
+        wanted = min(BLOCK_MS / min(good), 4 * BLOCK_MS / times[0])
+        for series, own, ms in zip(every, found, times, strict=True):
+            if series.error is None:
+                runs = math.ceil(min(WATCHED_MS / ms if own.watched else wanted, MOST_RUNS))
+                series.runs = max(self.protocol.runs, runs)
 
     def _block(self, series: Series, runs: int, *, energy: bool = True) -> Visit:
         """Several runs in a row, of which the fastest counts, then a window of energy.
@@ -212,7 +218,7 @@ class _Measuring:
 
     def _reference_block(self) -> int:
         """Visit the reference; the visit's number, or -1 where it failed."""
-        found = self._block(self.first, self.runs)
+        found = self._block(self.first, self.first.runs)
         return -1 if self.first.error is not None else self.reference.add(found)
 
     def _round(self, order: list[Series]) -> None:
@@ -221,7 +227,7 @@ class _Measuring:
             if self.first.error is not None or (start and self._late()):
                 return
             few = order[start : start + self.protocol.between]
-            visits = [self._block(series, self.runs) for series in few]
+            visits = [self._block(series, series.runs) for series in few]
             after = self._reference_block()
             for series, own in zip(few, visits, strict=True):
                 if series.error is None and self.first.error is None:

@@ -18,7 +18,7 @@ from bisect import insort
 from collections.abc import Callable
 from functools import cache
 
-from autoprune.profile.visits import Runner, Visit, fine, timed
+from autoprune.profile.visits import Runner, Visit, fine, is_time, of_runs, timed
 
 #: The core is its thread's own where the probe takes no longer than so many times its fastest
 #: (which it must have been so often: once may be a fault of the clock); and the most that counts.
@@ -94,12 +94,8 @@ class Watched:
         self._core = core
 
     def visit(self, runs: int) -> Visit:
-        """Run it that many times in a row; the fastest run counts, and what was beside it."""
-        times, slowed = self.times_ms(runs)
-        wrong = [ms for ms in times if not _a_time(ms)]
-        best = wrong[0] if wrong else min(times)
-        beside = 0.0 if wrong else slowed[times.index(best)]
-        return Visit(best, slowed=beside, usually_slowed=sum(slowed) / len(slowed))
+        """Run it that many times in a row."""
+        return of_runs(*self.times_ms(runs))
 
     def times_ms(self, runs: int) -> tuple[list[float], list[float]]:
         """Run it that many times in a row.
@@ -111,7 +107,7 @@ class Watched:
         slowed: list[float] = []
         before = self._core.slowed()
         while len(times) < runs:
-            at_once = 1 if not times or not _a_time(times[-1]) else BETWEEN_MS / times[-1]
+            at_once = 1 if not times or not is_time(times[-1]) else BETWEEN_MS / times[-1]
             few = min(max(1, math.ceil(at_once)), runs - len(times))
             times += [float(self.runner()) for _ in range(few)]
             after = self._core.slowed()
@@ -141,7 +137,3 @@ def watched(run: Callable[[], object], *, cpu_time: bool) -> Runner | Watched:
 def core_of(*, cpu_time: bool) -> Core | None:
     """The core of what the calling thread does alone, where it can be known what else is on it."""
     return this_core() if cpu_time and fine() else None
-
-
-def _a_time(ms: float) -> bool:
-    return math.isfinite(ms) and ms > 0

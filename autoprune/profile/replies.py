@@ -7,15 +7,15 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from autoprune.core.device import DeviceSpec, KernelTime
 from autoprune.core.errors import ProfilerError
-from autoprune.profile.measuring import Visit
 from autoprune.profile.node_times import NodeTimes, kernel_time
+from autoprune.profile.visits import Visit, of_runs
 
 
 def parse(text: bytes, who: str) -> dict[str, Any]:
@@ -60,17 +60,12 @@ def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
         ):
             raise ProfilerError(f"{what} of {who} must be positive, finite numbers; got {value!r}")
     why = str(data.get("no_energy", "")) if energy is None else ""
-    slowed = data.get("slowed") or [0.0] * runs
-    if not _slownesses(slowed, runs):
+    slowed = data.get("slowed")
+    if slowed and not _slownesses(slowed, runs):
         got = _short(repr(slowed).encode())
         raise ProfilerError(f"{who} must tell slowed, {runs} numbers of 0 or more; got {got}")
-    return Visit(
-        float(min(times)),
-        None if energy is None else float(energy),
-        why[:1000],
-        slowed=float(slowed[times.index(min(times))]),
-        usually_slowed=sum(slowed) / runs,
-    )
+    told = of_runs(times, slowed) if slowed else Visit(float(min(times)))
+    return replace(told, energy_mj=None if energy is None else float(energy), no_energy=why[:1000])
 
 
 def _slownesses(slowed: object, runs: int) -> bool:

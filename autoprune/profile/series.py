@@ -49,7 +49,7 @@ class Reference:
     @property
     def slowed(self) -> float:
         """Logarithm of how many times slower the device usually was than on its own."""
-        return float(np.mean([visit.usually_slowed for visit in self.visits]))
+        return float(np.mean([visit.slowed for visit in self.visits]))
 
     def add(self, visit: Visit) -> int:
         """Take in a visit.
@@ -112,6 +112,7 @@ class Series:
     slope: Slope = UNKNOWN
     stopped: str = ""
     error: str | None = None
+    runs: int = 1  # in a row, in each visit
     no_energy: str = ""  # why its energy could not be read
     wide: set[str] = field(default_factory=set)  # intervals that were too wide when looked at
 

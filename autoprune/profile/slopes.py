@@ -22,14 +22,17 @@ from autoprune.profile.throttling import Floats
 
 #: The line before any network is measured: the slope of a network of the call's usual latency, by
 #: how much that changes where latency is e times as long, and the standard deviations of both.
-LINE, UNSURE = np.array([0.8, -0.2]), np.array([0.5, 0.2])
+LINE, UNSURE = np.array([0.7, -0.3]), np.array([0.2, 0.15])
 #: How much slopes differ from their line: what is tried, which of it is usual, and by what factor
 #: (log) that may be off.
-DIFFER = np.array([0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
-USUALLY, OFTEN = 0.15, 1.0
+DIFFER = np.array([0.01, 0.02, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
+USUALLY, OFTEN = 0.05, 0.5
 #: How much networks' visits scatter beside what their slopes tell: likewise.
 SCATTER = np.geomspace(0.003, 0.5, 24)
 USUAL_SCATTER, SCATTERS = 0.03, 1.0
+#: A network's slope is so many times less sure than the scatter of its visits tells: what is at
+#: work beside one is not what is beside another, of the same slowness.
+LESS_SURE = 2.0
 #: What else is at work makes no network quicker, and none much slower than it makes the core.
 FLATTEST, STEEPEST = 0.0, 2.0
 
@@ -73,7 +76,7 @@ def slopes(levels: Sequence[Floats], slowed: Sequence[Floats]) -> list[Slope]:
     left = float(np.sum(np.array(squares)[told]))
     differ, scatter = _likeliest(own[told], spread[told], along[told], left, free)
     # A slope is told by its own visits as exactly as this.
-    noise = scatter**2 / spread
+    noise = (LESS_SURE * scatter) ** 2 / spread
     line, precision, _ = _lines(own[told], noise[told] + differ**2, along[told])
     drawn = noise / (noise + differ**2)
     values = np.clip((1 - drawn) * own + drawn * (along @ line), FLATTEST, STEEPEST)
@@ -119,7 +122,9 @@ def _likeliest(
         free: so many degrees of freedom.
     """
     differ, scatter = DIFFER[:, None], SCATTER[None, :]
-    _, _, likely = _lines(own, differ[..., None] ** 2 + scatter[..., None] ** 2 / spread, along)
+    _, _, likely = _lines(
+        own, differ[..., None] ** 2 + (LESS_SURE * scatter[..., None]) ** 2 / spread, along
+    )
     likely = likely - free * np.log(scatter) - left / (2 * scatter**2)
     likely -= 0.5 * (np.log(differ / USUALLY) / OFTEN) ** 2
     likely -= 0.5 * (np.log(scatter / USUAL_SCATTER) / SCATTERS) ** 2

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 #: Runs a network once and returns the milliseconds that took.
@@ -18,6 +19,8 @@ Runner = Callable[[], float]
 #: A run of less CPU time than this, in milliseconds, is run again where others had more of the core
 #: meanwhile than it; it is run so often at most.
 SHORT_MS, AGAIN = 1.0, 5
+#: This fraction of the runs in a row, at their begin, finds the caches as others left them.
+COLD = 0.25
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,20 @@ class Visit:
     """What several runs of a network in a row gave.
 
     Attributes:
-        latency_ms: of the fastest run.
+        latency_ms: of the fastest run; of a usual one where it is known what else was at work
+            beside each (see `watched`).
         energy_mj: of one run, their mean; None where it can't be read.
         no_energy: why it can't, where that is to be told.
-        slowed: logarithm of how many times slower its core was beside that run than on its own; 0
-            where that is not told.
-        usually_slowed: the same over all of the visit.
+        slowed: logarithm of how many times slower its core was beside the runs than on its own; 0
+            where that is not known.
+        watched: whether it is.
     """
 
     latency_ms: float
     energy_mj: float | None = None
     no_energy: str = ""
     slowed: float = 0.0
-    usually_slowed: float = 0.0
+    watched: bool = False
 
 
 @runtime_checkable
@@ -92,6 +96,29 @@ def fine() -> bool:
     return time.get_clock_info("thread_time").resolution <= 1e-6
 
 
+def of_runs(times_ms: Sequence[float], slowed: Sequence[float]) -> Visit:
+    """The visit of runs in a row of which it is known what else was at work beside each.
+
+    The first find the caches as other networks left them and are left out. The others' geometric
+    mean counts, not the fastest: what slowed them down is taken out, by how much there was of it.
+
+    Args:
+        times_ms: of each run; one that no run can take is told as it is.
+        slowed: as of `Visit`, of each.
+    """
+    wrong = [ms for ms in times_ms if not is_time(ms)]
+    if wrong:
+        return Visit(wrong[0], watched=True)
+    first = min(math.ceil(len(times_ms) * COLD), len(times_ms) - 1)
+    level = fmean(math.log(ms) for ms in times_ms[first:])
+    return Visit(math.exp(level), slowed=fmean(slowed[first:]), watched=True)
+
+
+def is_time(ms: float) -> bool:
+    """Whether a run can take that."""
+    return math.isfinite(ms) and ms > 0
+
+
 def visit(runner: Runner | Visitor, runs: int) -> Visit:
     """Run that many times in a row; the latency of a run that can't be one is told as it is."""
     if isinstance(runner, Visitor):
@@ -99,7 +126,7 @@ def visit(runner: Runner | Visitor, runs: int) -> Visit:
     best = math.inf
     for _ in range(runs):
         latency = float(runner())
-        if not (math.isfinite(latency) and latency > 0):
+        if not is_time(latency):
             return Visit(latency)
         best = min(best, latency)
     return Visit(best)

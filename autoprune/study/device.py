@@ -35,7 +35,7 @@ Exported = tuple[bytes, Callable[[], nn.Module]]
 #: more than few measured well, for each is one of many that its model smooths over. The time is
 #: for each of them.
 LEARNING = MeasuringProtocol(
-    runs=3, min_rounds=5, max_rounds=8, width=0.03, timeout_s=1.0, between=3
+    runs=3, min_rounds=5, max_rounds=20, width=0.03, timeout_s=1.0, between=3
 )
 #: How closely those are measured that it is checked on.
 CHECKING = MeasuringProtocol(width=0.015, timeout_s=1.5)

@@ -54,21 +54,21 @@ def test_a_core_that_was_slow_at_first_is_known_when_it_has_been_quick():
     assert core.slowed() == pytest.approx(math.log(1.5))
 
 
-def test_the_fastest_run_counts_with_what_was_beside_it():
+def test_the_mean_run_counts_with_what_was_beside_it_but_the_first():
     clock = Clock()
     core = clock.core()
     factors = iter([1.5, 1.5, 1.0, 1.5])
-    times = iter([9.0, 7.0, 5.0, 8.0])
+    times = iter([9.0, 8.0, 2.0, 4.0])
 
     def run():
         clock.factor = next(factors)  # from now until the next run
         return next(times)
 
     visit = Watched(run, core).visit(4)
-    assert visit.latency_ms == 5.0
-    # Probes after the second run were slow, after the third (the fastest) quick.
-    assert visit.slowed == pytest.approx(math.log(1.5) / 2)
-    assert visit.usually_slowed == pytest.approx(math.log(1.5) * (0.5 + 1 + 0.5 + 0.5) / 4)
+    assert visit.latency_ms == pytest.approx(4.0)  # (8 · 2 · 4) ** (1 / 3)
+    # Probes were slow around the second run, and at one end of the third and of the fourth.
+    assert visit.slowed == pytest.approx(math.log(1.5) * (1 + 0.5 + 0.5) / 3)
+    assert visit.watched
 
 
 @pytest.mark.parametrize("runs", [1, 2, 7, 100])

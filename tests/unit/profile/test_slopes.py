@@ -68,11 +68,12 @@ def test_few_visits_are_drawn_towards_those_of_networks_as_large(steepness):
         found = slopes(*zip(*both, strict=True))
         off += [f.value - t for f, t in zip(found, true, strict=True)]
         alone += [np.polyfit(x, y, 1)[0] - t for (y, x), t in zip(both, true, strict=True)]
-    assert np.std(off) < 0.6 * np.std(alone)
+    assert np.std(off) < 0.7 * np.std(alone)
     assert abs(np.mean(off)) < 0.05
 
 
-def test_stated_deviations_are_those_of_the_estimates():
+def test_slopes_are_a_little_surer_than_stated():
+    """For real neighbours are not as alike as those here (`LESS_SURE`)."""
     rng = np.random.default_rng(1)
     off = []
     for _ in range(300):
@@ -86,7 +87,7 @@ def test_stated_deviations_are_those_of_the_estimates():
         ]
         found = slopes(*zip(*both, strict=True))
         off += [(f.value - t) / f.std for f, t in zip(found, true, strict=True)]
-    assert 0.8 < np.std(off) < 1.25
+    assert 0.6 < np.std(off) < 0.9
     assert abs(np.mean(off)) < 0.1
 
 

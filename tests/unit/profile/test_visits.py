@@ -1,9 +1,10 @@
+import math
 from types import SimpleNamespace
 
 import pytest
 
 from autoprune.profile import visits
-from autoprune.profile.visits import timed
+from autoprune.profile.visits import Visit, of_runs, timed, visit
 
 
 class Machine:
@@ -50,3 +51,21 @@ def test_it_is_not_run_again_for_ever(monkeypatch):
     assert times(monkeypatch, *[(100, 2)] * 5) == pytest.approx(0.002)
     with pytest.raises(StopIteration):
         times(monkeypatch, *[(100, 2)] * 4)
+
+
+@pytest.mark.parametrize(("runs", "left_out"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (12, 3)])
+def test_the_first_runs_of_a_visit_find_the_caches_as_others_left_them(runs, left_out):
+    times = [90.0] * left_out + [10.0] * (runs - left_out)
+    slowed = [9.0] * left_out + [0.5] * (runs - left_out)
+    assert of_runs(times, slowed) == Visit(pytest.approx(10.0), slowed=0.5, watched=True)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.inf, math.nan])
+def test_what_no_run_can_take_is_told_though_it_is_left_out(wrong):
+    found = of_runs([wrong, 1.0, 2.0, 3.0], [0.1] * 4).latency_ms
+    assert found == wrong or (math.isnan(wrong) and math.isnan(found))
+
+
+def test_of_runs_of_which_it_is_not_known_what_was_beside_them_the_fastest_counts():
+    times = iter([9.0, 2.0, 5.0])
+    assert visit(lambda: next(times), 3) == Visit(2.0)
