@@ -25,16 +25,20 @@ if TYPE_CHECKING:
 FLAGS = 2
 #: Ways in which a kernel works (see `regimes`).
 REGIMES = 3
-#: Channels in a block, where the device does not tell; and on a CPU whose vectors are half as long.
+#: Channels in a block; and those of onnxruntime on a CPU whose vectors are half as long.
 BLOCK, SHORT_BLOCK = 16, 8
 #: A count beyond one block that is no multiple of this is ragged.
 _MULTIPLE = 4
 
 
 def channel_block(device: DeviceSpec) -> int:
-    """How many channels a runtime keeps together: on a CPU, the floats of one of its vectors."""
+    """How many channels a runtime keeps together; onnxruntime as many as a CPU's vector has floats.
+
+    Of OpenVINO, tables of a CPU without AVX-512 predict better with the longer block.
+    """
     instructions = device.details.get("instructions", "").split()
-    return SHORT_BLOCK if instructions and "avx512f" not in instructions else BLOCK
+    short = device.runtime == "onnxruntime" and instructions and "avx512f" not in instructions
+    return SHORT_BLOCK if short else BLOCK
 
 
 def regimes(counts: Ints, block: int) -> Ints:

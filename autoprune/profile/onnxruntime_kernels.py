@@ -23,8 +23,7 @@ ROUNDS = 10
 BLOCK_MS, MOST_RUNS = 3.0, 50
 
 #: Before them a network that takes no longer than this is run once more: another one has had the
-#: caches meanwhile. A whole network's latency is that of the fastest run in a row, which finds them
-#: warm.
+#: caches meanwhile. A whole network's latency is that of runs which find them warm.
 WARM_MS = 40.0
 
 #: A node that took less than the profile's clock tells took about so many microseconds.

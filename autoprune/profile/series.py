@@ -40,11 +40,13 @@ class Reference:
 
     visits: list[Visit] = field(default_factory=list)
     slope: Slope = UNKNOWN
+    # Of how many visits and which slope; their levels, and which the device was throttled in.
+    _found: tuple[int, Slope, Floats, Bools] | None = field(default=None, init=False, repr=False)
 
     @property
     def levels(self) -> Floats:
         """(n,) logarithms of its latency in ms, on a device of its own."""
-        return alone(self.visits, self.slope)
+        return self._levels()[0]
 
     @property
     def slowed(self) -> float:
@@ -62,7 +64,14 @@ class Reference:
 
     def throttled(self) -> Bools:
         """(n,) which visits the device was not at its usual speed in."""
-        return throttled(self.levels)
+        return self._levels()[1]
+
+    def _levels(self) -> tuple[Floats, Bools]:
+        """Both, worked out once: every network asks for them after each round."""
+        if self._found is None or self._found[:2] != (len(self.visits), self.slope):
+            levels = alone(self.visits, self.slope)
+            self._found = len(self.visits), self.slope, levels, throttled(levels)
+        return self._found[2:]
 
     def level(self, confidence: float) -> Interval:
         """Logarithm of the latency at the usual speed, and its interval."""

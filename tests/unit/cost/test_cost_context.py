@@ -5,8 +5,8 @@ from autoprune.core.device import DeviceSpec
 from autoprune.cost.context import channel_block, ragged, regimes
 
 
-def device(**details: str) -> DeviceSpec:
-    return DeviceSpec("CPU", "onnxruntime", "1", provider="cpu", threads=1, details=details)
+def device(runtime: str = "onnxruntime", **details: str) -> DeviceSpec:
+    return DeviceSpec("CPU", runtime, "1", provider="cpu", threads=1, details=details)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,10 @@ def device(**details: str) -> DeviceSpec:
 )
 def test_a_block_is_as_long_as_the_cpu_s_vectors(details: dict[str, str], block: int) -> None:
     assert channel_block(device(**details)) == block
+
+
+def test_openvino_has_long_blocks_everywhere() -> None:
+    assert channel_block(device("openvino", instructions="avx2 fma")) == 16
 
 
 def test_regimes_begin_at_a_block() -> None:
