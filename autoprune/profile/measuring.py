@@ -180,7 +180,7 @@ class _Measuring:
                 series.runs = max(self.protocol.runs, runs)
 
     def _block(self, series: Series, runs: int, *, energy: bool = True) -> Visit:
-        """Several runs in a row, of which the fastest counts, then a window of energy.
+        """Several runs in a row (see `Visit`), then a window of energy.
 
         NaN with `series.error` if one fails.
         """
