@@ -22,7 +22,7 @@ from autoprune.profile.neighbours import Watched
 from autoprune.profile.series import Dependence, Reference, Series, as_timed, bounded
 from autoprune.profile.slopes import slopes
 from autoprune.profile.throttling import RESTS, Rest, unsteady
-from autoprune.profile.visits import Runner, Visit, Visitor, timed, visit
+from autoprune.profile.visits import Runner, Visit, Visitor, is_time, timed, visit
 
 __all__ = ["Runner", "Visit", "Visitor", "measure_interleaved", "timed"]
 
@@ -321,7 +321,7 @@ class _Measuring:
 def _wrong(found: Visit) -> str:
     """What is wrong with a visit's figures; "" for nothing."""
     for what, value in (("milliseconds", found.latency_ms), ("millijoules", found.energy_mj)):
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is not None and not is_time(value):
             return f"a run must take a positive, finite number of {what}; got {value}"
     return ""
 

@@ -15,7 +15,7 @@ import numpy as np
 from autoprune.core.device import DeviceSpec, KernelTime
 from autoprune.core.errors import ProfilerError
 from autoprune.profile.node_times import NodeTimes, kernel_time
-from autoprune.profile.visits import Visit, of_runs
+from autoprune.profile.visits import Visit, is_time, of_runs
 
 
 def parse(text: bytes, who: str) -> dict[str, Any]:
@@ -53,11 +53,7 @@ def visit(data: Mapping[str, Any], runs: int, who: str) -> Visit:
     for what, value in [*(("latencies_ms", t) for t in times), ("energy_mj", energy)]:
         if what == "energy_mj" and value is None:
             continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not (math.isfinite(value) and value > 0)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not is_time(value):
             raise ProfilerError(f"{what} of {who} must be positive, finite numbers; got {value!r}")
     why = str(data.get("no_energy", "")) if energy is None else ""
     slowed = data.get("slowed")

@@ -15,7 +15,6 @@ from typing import Protocol, runtime_checkable
 #: Runs a network once and returns the milliseconds that took.
 Runner = Callable[[], float]
 
-
 #: A run of less CPU time than this, in milliseconds, is run again where others had more of the core
 #: meanwhile than it; it is run so often at most.
 SHORT_MS, AGAIN = 1.0, 5
@@ -115,7 +114,7 @@ def of_runs(times_ms: Sequence[float], slowed: Sequence[float]) -> Visit:
 
 
 def is_time(ms: float) -> bool:
-    """Whether a run can take that."""
+    """Whether a run can take that, of time or energy."""
     return math.isfinite(ms) and ms > 0
 
 

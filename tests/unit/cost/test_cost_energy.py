@@ -153,6 +153,7 @@ def test_energy_is_left_out_where_it_is_not_asked_for(table: LatencyTable) -> No
 def test_what_is_saved_is_read_back(table: LatencyTable, tmp_path: Path) -> None:
     again = LatencyTable.load(table.save(tmp_path / "table.jsonl"))
     assert again.reference_energy == table.reference_energy
+    assert again.observations == table.observations
     ours, theirs = (t.predict(GRAPH.instantiate(fresh())) for t in (table, again))
     for metric in ("latency_ms", "energy_mj"):
         # Fitted anew: linear algebra may round otherwise where arrays lie otherwise in memory.
