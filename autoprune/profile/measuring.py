@@ -22,13 +22,15 @@ from autoprune.profile.neighbours import Watched
 from autoprune.profile.series import Dependence, Reference, Series, as_timed, bounded
 from autoprune.profile.slopes import slopes
 from autoprune.profile.throttling import RESTS, Rest, unsteady
-from autoprune.profile.visits import Runner, Visit, Visitor, is_time, timed, visit
+from autoprune.profile.visits import COLD_MS, Runner, Visit, Visitor, is_time, timed, visit
 
 __all__ = ["Runner", "Visit", "Visitor", "measure_interleaved", "timed"]
 
-#: A block of timed runs lasts at least about this long, so that short networks get more runs: one
-#: whose fastest run counts, and one of which it is known what else is at work beside each run.
-BLOCK_MS, WATCHED_MS = 10.0, 8.0
+#: A block of timed runs whose fastest counts lasts at least about this long, so that short networks
+#: get more runs.
+BLOCK_MS = 10.0
+#: Where it is known what else is at work beside each run, those that count do, and are so many.
+COUNTED_MS, COUNTED = 4.0, 2
 #: Runs in a row at most.
 MOST_RUNS = 1000
 
@@ -176,8 +178,8 @@ class _Measuring:
         wanted = min(BLOCK_MS / min(good), 4 * BLOCK_MS / times[0])
         for series, own, ms in zip(every, found, times, strict=True):
             if series.error is None:
-                runs = math.ceil(min(WATCHED_MS / ms if own.watched else wanted, MOST_RUNS))
-                series.runs = max(self.protocol.runs, runs)
+                runs = _watched_runs(ms) if own.watched else math.ceil(wanted)
+                series.runs = max(self.protocol.runs, min(runs, MOST_RUNS))
 
     def _block(self, series: Series, runs: int, *, energy: bool = True) -> Visit:
         """Several runs in a row (see `Visit`), then a window of energy.
@@ -316,6 +318,11 @@ class _Measuring:
             stopped=self.first.stopped or _worst(s.stopped for s in self._healthy()),
             notes=tuple(note for note in notes if note),
         )
+
+
+def _watched_runs(ms: float) -> int:
+    """Runs in a row of a network that takes so long: those that are cold, and those that count."""
+    return math.ceil(COLD_MS / ms) + max(COUNTED, math.ceil(COUNTED_MS / ms))
 
 
 def _wrong(found: Visit) -> str:

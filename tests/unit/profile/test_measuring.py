@@ -425,6 +425,34 @@ def beside_others(machine, seed, share, slopes, latencies):
     return plain, [Watched(run, core) for run in plain]
 
 
+@pytest.mark.parametrize("runs", [1, 3, 5])
+def test_ratios_do_not_depend_on_what_the_caches_were_left_with(runs):
+    """A network is slower for some milliseconds after another one; a large one has few runs then."""
+    machine = Machine(0, noise=0.005)
+    last = {"network": None, "since": 0.0}
+
+    def cold(runner):
+        def run():
+            if last["network"] is not runner:
+                last.update(network=runner, since=machine.now)
+            factor = 1.3 if machine.now - last["since"] < 3.9e-3 else 1.0
+            taken = runner() * factor
+            machine.now += taken / 1e3 * (1 - 1 / factor)
+            return taken
+
+        return run
+
+    def probe():
+        machine.now += 5e-5
+        return 1e-5
+
+    core, latencies = Core(probe, lambda: machine.now), [3.0, 0.6, 1.7, 2.6]
+    watched = [Watched(cold(machine.runner(ms)), core) for ms in latencies]
+    found = measure_on(machine, watched, runs=runs)
+    for measurement, ms in zip(found, latencies, strict=True):
+        assert measurement.ratio == pytest.approx(ms / 3.0, rel=0.01)
+
+
 def measure_on(machine, runners, **settings):
     protocol = MeasuringProtocol(**{"width": 0.005, "max_rounds": 30, **settings})
     keys = [str(i) for i in range(len(runners))]
