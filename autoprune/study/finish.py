@@ -42,6 +42,7 @@ class Shipped:
         dense_onnx: the dense network's.
         verification: of it, or None without a device.
         dense_verification: of the dense network beside it.
+        recovered: whether all that may recover it was done.
     """
 
     trial: Trial
@@ -52,6 +53,7 @@ class Shipped:
     dense_onnx: bytes | None = None
     verification: Verification | None = None
     dense_verification: Verification | None = None
+    recovered: bool = False
 
 
 class Finisher:
@@ -162,7 +164,7 @@ class Finisher:
         Between two steps it waits while something is measured on this machine.
         """
         if self._recover is None or self._train is None:
-            return shipped
+            return replace(shipped, recovered=True)
         from autoprune.pruning.recover import Epoch, Rewind, recover
 
         settings, metric = self._recover, metric_of(self._objective)
@@ -194,7 +196,8 @@ class Finisher:
                 on_progress=tell,
             )
         self._progress.message(f"recovered: {recovery.reason}, epoch {recovery.best.epoch} is best")
-        return self._measured(replace(shipped, metrics=dict(recovery.best.metrics)))
+        metrics = dict(recovery.best.metrics)
+        return self._measured(replace(shipped, metrics=metrics, recovered=True))
 
     def _measured(self, shipped: Shipped) -> Shipped:
         if self._device is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,14 @@ class FrontSession(Session):
             return False
         told = found.cost(Cost()).estimates
         return all(o.name in told for o in self.objectives if o.name in MEASURED)
+
+    def others(self, shipped: Mapping[int, Verification | None]) -> list[Trial]:
+        """The points of the front that were not built yet: it is closed, nothing more is measured.
+
+        Args:
+            shipped: by trial number, what was measured.
+        """
+        return [trial for trial in self.winners() if trial.number not in shipped]
 
     def points(self) -> list[Trial]:
         """The front's points, each measured where a device must tell; the cheapest first."""

@@ -149,6 +149,10 @@ class Picked:
         """Every trial that holds the budget, the most accurate first."""
         return [trial for trial in self.known() if holds(self.broken(trial))]
 
+    def others(self, shipped: Mapping[int, Verification | None]) -> list[Trial]:
+        """The winners that were not built yet: nothing more is measured."""
+        return [trial for trial in self.winners() if trial.number not in shipped]
+
     def nearest(self) -> Trial | None:
         """The trial that breaks the budget least."""
         return min(self.known(), key=lambda t: max(self.broken(t).values()), default=None)

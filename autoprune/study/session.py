@@ -36,7 +36,7 @@ from autoprune.study.verify import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from autoprune.evaluate.base import EvaluatorPool
@@ -246,6 +246,24 @@ class Session:
             return [t for t in order if holds(self.limits.violations(t.predicted))]
         return [t for t in order if t.number in self.verified and holds(self.broken(t))]
 
+    def others(self, shipped: Mapping[int, Verification | None]) -> list[Trial]:
+        """Winners besides those, which did not hold when they were measured to be shipped.
+
+        Where there are none, more of the trials are measured. What is measured here is not stored:
+        after a kill the winners are measured anew.
+        """
+        for number, found in shipped.items():
+            if found is not None:
+                self._measured_as(self.trial(number), found)
+        left = [t for t in self.winners() if t.number not in shipped]
+        for _ in range(BATCHES if self.needs_device else 0):
+            chosen = [] if left else self._worth_measuring()
+            if not chosen:
+                break
+            self._learn(chosen, self._verifications(chosen))
+            left = [t for t in self.winners() if t.number not in shipped]
+        return left
+
     def merit(self, trial: Trial) -> float:
         """What decides between trials that hold the budget: the score, or an AMC reward."""
         return self.loop.merit(trial)
@@ -304,7 +322,6 @@ class Session:
 
     def _measure(self, chosen: Sequence[Trial]) -> None:
         numbers = [trial.number for trial in chosen]
-        candidates = [trial.candidate for trial in chosen]
         known = self._events.replay("verified")
         if known is not None:
             if known["trials"] != numbers:
@@ -315,22 +332,31 @@ class Session:
                 )
             found = [Verification.from_dict(v) for v in known["verifications"]]
         else:
-            if self.device is None:
-                raise ProfilerError("a budget on latency needs a device; give one by `device`")
-            several = f"{len(chosen)} best candidates" if len(chosen) > 1 else "best candidate"
-            self.progress.message(f"measuring the {several}")
-            with self.phases("measure"):
-                found = measure_until_decided(
-                    self.device.candidates, candidates, self.limits, self.reference_ms
-                )
-            if not any(v.measurement.ok for v in found):
-                raise ProfilerError(
-                    f"none of {len(found)} candidates could be measured on {self.device.spec}; "
-                    f"the first: {found[0].measurement.error}"
-                )
+            found = self._verifications(chosen)
             data = {"trials": numbers, "verifications": [v.to_dict() for v in found]}
             self._events.record("verified", len(self.loop.trials), data)
         self._learn(chosen, found)
+
+    def _verifications(self, chosen: Sequence[Trial]) -> list[Verification]:
+        if self.device is None:
+            raise ProfilerError("a budget on latency needs a device; give one by `device`")
+        several = f"{len(chosen)} best candidates" if len(chosen) > 1 else "best candidate"
+        self.progress.message(f"measuring the {several}")
+        candidates = [trial.candidate for trial in chosen]
+        with self.phases("measure"):
+            found = measure_until_decided(
+                self.device.candidates,
+                candidates,
+                self.limits,
+                self.reference_ms,
+                every=bool(self.config.objectives),  # each point of a front counts
+            )
+        if not any(v.measurement.ok for v in found):
+            raise ProfilerError(
+                f"none of {len(found)} candidates could be measured on {self.device.spec}; "
+                f"the first: {found[0].measurement.error}"
+            )
+        return found
 
     def _learn(self, chosen: Sequence[Trial], found: Sequence[Verification]) -> None:
         """Take measurements of trials, and correct the cost model with them."""
@@ -340,12 +366,15 @@ class Session:
         with self.phases("correct"):
             self.cost_model.update(workloads, [v.measurement for v in found])
         for trial, verification, predicted in zip(chosen, found, before, strict=True):
-            self.verified[trial.number] = verification
             if verification.measurement.ok and predicted.latency_ms is not None:
                 self.errors.append((predicted.latency_ms, verification.latency_ms))
-            position = self.loop.trials.index(trial)
-            self.loop.trials[position] = replace(trial, measured=verification.cost(trial.predicted))
+            self._measured_as(trial, verification)
             self._tell_measured(trial, verification)
+
+    def _measured_as(self, trial: Trial, verification: Verification) -> None:
+        self.verified[trial.number] = verification
+        position = self.loop.trials.index(trial)
+        self.loop.trials[position] = replace(trial, measured=verification.cost(trial.predicted))
 
     def _tell_measured(self, trial: Trial, verification: Verification) -> None:
         text = str(verification)

@@ -59,6 +59,13 @@ class Searched(Protocol):
     def winners(self) -> list[Trial]:
         """Every trial that holds the budget, the best first."""
 
+    def others(self, shipped: Mapping[int, Verification | None]) -> list[Trial]:
+        """Winners besides those, which did not hold when they were measured to be shipped.
+
+        Args:
+            shipped: by trial number, what was measured then.
+        """
+
     def nearest(self) -> Trial | None:
         """The trial that comes nearest where none holds."""
 
@@ -89,24 +96,38 @@ def units_of(network: Network) -> dict[str, int]:
 
 
 def ship(session: Searched, finisher: Finisher, trials: Sequence[Trial]) -> Shipped:
-    """The best of the winners that hold as they are exported; else the one that comes nearest."""
-    top = session.winners()[: session.config.verify.top]
-    built = [finisher.build(trial) for trial in top]
-    holding = [shipped for shipped in built if holds(violations(session, shipped))]
-    if holding:
-        return finisher.recover(max(holding, key=lambda shipped: _merit(session, shipped)))
-    if not built:
-        nearest = session.nearest()
-        if nearest is None:
-            errors = [t.error for t in trials if t.error]
-            raise SearchError(
-                f"no evaluation gave a figure in {len(trials)} trials"
-                + (f"; the last: {errors[-1]}" if errors else "")
-                + ". Mend it and search anew, in another folder"
-            )
-        built.append(finisher.build(nearest))
-    best = min(built, key=lambda s: max(0.0, *violations(session, s).values()))
-    return finisher.recover(best)
+    """The best of the winners that hold as they are exported; else the one that comes nearest.
+
+    Every network is measured anew as it is built, and as it is recovered. Where none of them holds
+    then, the next ones are taken, as often as the search may go on (`VerifySettings.rounds`).
+    """
+    broken: list[Shipped] = []
+    winners = session.winners()
+    for _ in range(1 + session.config.verify.rounds):
+        built = [finisher.build(trial) for trial in winners[: session.config.verify.top]]
+        for shipped in sorted(built, key=lambda s: _merit(session, s), reverse=True):
+            if not holds(violations(session, shipped)):
+                broken.append(shipped)
+                continue
+            recovered = finisher.recover(shipped)
+            if holds(violations(session, recovered)):
+                return recovered
+            broken.append(recovered)
+        if not built:
+            break
+        winners = session.others({s.trial.number: s.verification for s in broken})
+    if broken:
+        nearest = min(broken, key=lambda s: max(0.0, *violations(session, s).values()))
+        return nearest if nearest.recovered else finisher.recover(nearest)
+    trial = session.nearest()
+    if trial is None:
+        errors = [t.error for t in trials if t.error]
+        raise SearchError(
+            f"no evaluation gave a figure in {len(trials)} trials"
+            + (f"; the last: {errors[-1]}" if errors else "")
+            + ". Mend it and search anew, in another folder"
+        )
+    return finisher.recover(finisher.build(trial))
 
 
 def _merit(session: Searched, shipped: Shipped) -> float:

@@ -102,14 +102,24 @@ class Verification:
 
     def undecided(self, budget: Budget) -> bool:
         """Whether an interval, of latency or energy, holds its bound: measuring longer may tell."""
+        return any(low <= bound < high for (low, high), bound in self._bounded(budget))
+
+    def held(self, budget: Budget) -> bool:
+        """Whether each interval, of latency and energy, is within its bound."""
+        bounded = self._bounded(budget)
+        told = self.measurement.ok and len(bounded) == len(budget.limits.keys() & set(MEASURED))
+        return told and all(high <= bound for (_, high), bound in bounded)
+
+    def _bounded(self, budget: Budget) -> list[tuple[tuple[float, float], float]]:
+        """Intervals of what was measured, each with its bound; none for what is not told."""
         if not self.measurement.ok:
-            return False
+            return []
         intervals = {"latency_ms": self.interval_ms, "energy_mj": self.energy_interval_mj}
-        for metric, interval in intervals.items():
-            limit = budget.limits.get(metric)
-            if limit and interval and interval[0] <= limit.value < interval[1]:
-                return True
-        return False
+        return [
+            (interval, budget.limits[metric].value)
+            for metric, interval in intervals.items()
+            if interval is not None and metric in budget.limits
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the runtime's times of single kernels are left out."""
@@ -172,19 +182,32 @@ def ranked(trials: Iterable[Trial], merit: str | Callable[[Trial], float]) -> li
 
 
 def measure_until_decided(
-    measure: Measure, candidates: Sequence[Candidate], budget: Budget, reference_ms: float | None
+    measure: Measure,
+    candidates: Sequence[Candidate],
+    budget: Budget,
+    reference_ms: float | None,
+    *,
+    every: bool = False,
 ) -> list[Verification]:
     """Measure candidates; those whose interval holds the bound again, for longer.
 
+    That takes many times as long, and so is done only of those before the first that holds.
+
     Args:
         measure: the device.
-        candidates: distinct.
+        candidates: distinct, the best first.
         budget: absolute.
         reference_ms: the dense network's latency; None takes the one measured here.
+        every: whether those behind one that holds are wanted too.
     """
     found = _verifications(measure(candidates, EFFORTS[0]), reference_ms)
     for effort in EFFORTS[1:]:
-        open_ones = [i for i, v in enumerate(found) if v.undecided(budget)]
+        open_ones = []
+        for index, verification in enumerate(found):
+            if verification.undecided(budget):
+                open_ones.append(index)
+            elif verification.held(budget) and not every:
+                break
         if not open_ones:
             break
         again = measure([candidates[i] for i in open_ones], effort)

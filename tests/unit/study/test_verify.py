@@ -100,12 +100,47 @@ def test_undecided_ones_alone_are_measured_again_and_longer():
 
     def measure(some, effort):
         asked.append(([c["a"] for c in some], effort))
-        ratio = {1: 0.4, 2: 0.495, 3: 0.6}
+        ratio = {1: 0.6, 2: 0.495, 3: 0.4}
         return [measurement(ratio[c["a"]], 0.01 / effort, c.key) for c in some]
 
     found = measure_until_decided(measure, candidates, BUDGET, 10.0)
     assert asked == [([1, 2, 3], 1.0), ([2], 3.0)]
-    assert [holds(v.violations(BUDGET, predicted())) for v in found] == [True, True, False]
+    assert [holds(v.violations(BUDGET, predicted())) for v in found] == [False, True, True]
+
+
+@pytest.mark.parametrize(("every", "again"), [(False, [1]), (True, [1, 4])])
+def test_what_is_behind_one_that_holds_is_measured_for_longer_only_if_wanted(every, again):
+    candidates = [Candidate.of({"a": n}) for n in (1, 2, 3, 4)]
+    asked = []
+
+    def measure(some, effort):
+        asked.append([c["a"] for c in some])
+        ratio = {1: 0.495, 2: 0.6, 3: 0.4, 4: 0.496}
+        return [measurement(ratio[c["a"]], 0.01 / effort, c.key) for c in some]
+
+    found = measure_until_decided(measure, candidates, BUDGET, 10.0, every=every)
+    assert asked == [[1, 2, 3, 4], again]
+    assert [v.held(BUDGET) for v in found] == [True, False, True, every]
+
+
+def test_one_that_becomes_decided_to_hold_ends_it_for_those_behind():
+    candidates = [Candidate.of({"a": n}) for n in (1, 2)]
+    asked = []
+
+    def measure(some, effort):
+        asked.append(([c["a"] for c in some], effort))
+        ratio = {1: 0.495, 2: 0.5}
+        return [measurement(ratio[c["a"]], 0.01 / effort, c.key) for c in some]
+
+    measure_until_decided(measure, candidates, BUDGET, 10.0)
+    assert asked == [([1, 2], 1.0), ([1, 2], 3.0)]
+
+
+def test_held_needs_every_bound_to_be_told():
+    found = Verification(measurement(0.4), 10.0)
+    assert found.held(BUDGET)
+    assert not found.held(Budget(latency_ms=5.0, energy_mj=1.0))
+    assert not Verification(Measurement("a", error="no session"), math.nan).held(Budget(macs=1.0))
 
 
 def test_measuring_ends_even_if_it_stays_undecided():
