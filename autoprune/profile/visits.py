@@ -101,8 +101,8 @@ def fine() -> bool:
 def of_runs(times_ms: Sequence[float], slowed: Sequence[float]) -> Visit:
     """The visit of runs in a row of which it is known what else was at work beside each.
 
-    The first are left out (see `COLD_MS`), for of a large network they are few runs, of a small one
-    many, and slow each by as much longer as it is small. The others' geometric mean counts, not the fastest: what slowed them down is taken out, by how much there was of it.
+    The first are left out (see `COLD_MS`). The others' geometric mean counts, not the fastest: what
+    slowed them down is taken out, by how much there was of it.
 
     Args:
         times_ms: of each run; one that no run can take is told as it is.

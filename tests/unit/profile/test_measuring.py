@@ -427,7 +427,7 @@ def beside_others(machine, seed, share, slopes, latencies):
 
 @pytest.mark.parametrize("runs", [1, 3, 5])
 def test_ratios_do_not_depend_on_what_the_caches_were_left_with(runs):
-    """A network is slower for some milliseconds after another one; a large one has few runs then."""
+    """A network is slower for milliseconds after another one; a large one has few runs then."""
     machine = Machine(0, noise=0.005)
     last = {"network": None, "since": 0.0}
 
