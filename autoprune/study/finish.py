@@ -111,11 +111,10 @@ class Finisher:
         self._phases = phases
 
     def build(self, trial: Trial) -> Shipped:
-        """The winner's network as it was evaluated, compared with the masked dense one, measured.
+        """The winner's network as it was evaluated, compared with the masked dense one; refitted.
 
         Raises:
             SurgeryError: the pruned network and the masked dense one don't give the same output.
-            ExportError: it can't be exported.
         """
         from autoprune.pruning.surgery import prune
 
@@ -126,7 +125,7 @@ class Finisher:
             with self._phases("check"):
                 prune(network, selection, check=True)
             model, metrics = self._refitted(trial, selection)
-        return self._measured(Shipped(trial, model, metrics, metrics))
+        return Shipped(trial, model, metrics, metrics)
 
     def _refitted(self, trial: Trial, selection: Selection) -> tuple[nn.Module, dict[str, float]]:
         """The network as it was evaluated, or refitted on all calibration batches if better.
@@ -157,6 +156,32 @@ class Finisher:
         from autoprune.pruning.reconstruct import Reconstructor
 
         return Reconstructor(self._evaluator.network, self._calibration or (), scope="all")
+
+    def measure(self, shipped: Shipped) -> Shipped:
+        """Export a network and measure it beside the dense one, where there is a device.
+
+        Raises:
+            ExportError: it can't be exported.
+        """
+        if self._device is None:
+            return shipped
+        self._progress.stage("measuring the exported network")
+        with self._phases("export"):
+            dense_onnx = self._device.dense
+            onnx = self._device.export(shipped.model)
+        with self._phases("measure"):
+            own, dense = measure_network_until_decided(
+                partial(self._device.model, shipped.model, onnx, dense_onnx),
+                self._limits,
+                self._reference_ms,
+            )
+        return replace(
+            shipped,
+            onnx=onnx,
+            dense_onnx=dense_onnx,
+            verification=own,
+            dense_verification=dense,
+        )
 
     def recover(self, shipped: Shipped) -> Shipped:
         """Fine-tune a winner with distillation from the dense network, and measure it again.
@@ -197,25 +222,4 @@ class Finisher:
             )
         self._progress.message(f"recovered: {recovery.reason}, epoch {recovery.best.epoch} is best")
         metrics = dict(recovery.best.metrics)
-        return self._measured(replace(shipped, metrics=metrics, recovered=True))
-
-    def _measured(self, shipped: Shipped) -> Shipped:
-        if self._device is None:
-            return shipped
-        self._progress.stage("measuring the exported network")
-        with self._phases("export"):
-            dense_onnx = self._device.dense
-            onnx = self._device.export(shipped.model)
-        with self._phases("measure"):
-            own, dense = measure_network_until_decided(
-                partial(self._device.model, shipped.model, onnx, dense_onnx),
-                self._limits,
-                self._reference_ms,
-            )
-        return replace(
-            shipped,
-            onnx=onnx,
-            dense_onnx=dense_onnx,
-            verification=own,
-            dense_verification=dense,
-        )
+        return self.measure(replace(shipped, metrics=metrics, recovered=True))

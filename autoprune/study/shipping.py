@@ -98,21 +98,21 @@ def units_of(network: Network) -> dict[str, int]:
 def ship(session: Searched, finisher: Finisher, trials: Sequence[Trial]) -> Shipped:
     """The best of the winners that hold as they are exported; else the one that comes nearest.
 
-    Every network is measured anew as it is built, and as it is recovered. Where none of them holds
-    then, the next ones are taken, as often as the search may go on (`VerifySettings.rounds`).
+    The best of those that are built is measured, and once more when it is recovered; where it does
+    not hold then, the next best. Where none does, others are built, as often as the search may go
+    on (`VerifySettings.rounds`).
     """
     broken: list[Shipped] = []
     winners = session.winners()
     for _ in range(1 + session.config.verify.rounds):
         built = [finisher.build(trial) for trial in winners[: session.config.verify.top]]
         for shipped in sorted(built, key=lambda s: _merit(session, s), reverse=True):
-            if not holds(violations(session, shipped)):
-                broken.append(shipped)
-                continue
-            recovered = finisher.recover(shipped)
-            if holds(violations(session, recovered)):
-                return recovered
-            broken.append(recovered)
+            found = finisher.measure(shipped)
+            if holds(violations(session, found)):
+                found = finisher.recover(found)
+                if holds(violations(session, found)):
+                    return found
+            broken.append(found)
         if not built:
             break
         winners = session.others({s.trial.number: s.verification for s in broken})
@@ -127,15 +127,12 @@ def ship(session: Searched, finisher: Finisher, trials: Sequence[Trial]) -> Ship
             + (f"; the last: {errors[-1]}" if errors else "")
             + ". Mend it and search anew, in another folder"
         )
-    return finisher.recover(finisher.build(trial))
+    return finisher.recover(finisher.measure(finisher.build(trial)))
 
 
 def _merit(session: Searched, shipped: Shipped) -> float:
-    """The merit of a network as it is shipped: refitted, and measured once more."""
-    cost, metrics = shipped.trial.predicted, shipped.metrics
-    found = shipped.verification
-    measured = None if found is None or not found.measurement.ok else found.cost(cost)
-    return session.merit(replace(shipped.trial, metrics=metrics, measured=measured))
+    """The merit of a network as it is shipped: refitted."""
+    return session.merit(replace(shipped.trial, metrics=shipped.metrics))
 
 
 def violations(session: Searched, shipped: Shipped) -> dict[str, float]:

@@ -187,6 +187,9 @@ class PlainFinisher:
     def build(self, trial):
         return Shipped(trial, None, trial.metrics, trial.metrics)
 
+    def measure(self, shipped):
+        return shipped
+
     def recover(self, shipped):
         return shipped
 
@@ -200,13 +203,14 @@ class DoubtingFinisher(PlainFinisher):
 
     def build(self, trial):
         self.calls.append(("build", trial.number))
-        return self._measured(super().build(trial))
+        return super().build(trial)
 
     def recover(self, shipped):
         self.calls.append(("recover", shipped.trial.number))
-        return self._measured(replace(shipped, recovered=True))
+        return self.measure(replace(shipped, recovered=True))
 
-    def _measured(self, shipped):
+    def measure(self, shipped):
+        self.calls.append(("measure", shipped.trial.number))
         (found,) = self.session.device.candidates([shipped.trial.candidate], 1.0)
         if shipped.trial.number in self.at[shipped.recovered]:
             found = replace(found, ratio=0.61, ratio_interval=(0.6, 0.62))
@@ -228,7 +232,19 @@ def test_a_winner_that_breaks_the_budget_once_recovered_makes_room_for_the_next(
     first, *others = [t.number for t in made.winners()]
     finisher = DoubtingFinisher(made, recovered=[first])
     assert ship(made, finisher, trials).trial.number == others[0]
-    assert finisher.calls[-2:] == [("recover", first), ("recover", others[0])]
+    again = [(what, others[0]) for what in ("measure", "recover", "measure")]
+    assert finisher.calls[-5:] == [("recover", first), ("measure", first), *again]
+
+
+def test_only_the_best_of_what_was_built_is_measured_where_it_holds():
+    made = session()
+    trials = made.run(evaluate)
+    best, *others = [t.number for t in made.winners()]
+    assert others
+    finisher = DoubtingFinisher(made)
+    ship(made, finisher, trials)
+    assert {number for what, number in finisher.calls if what == "measure"} == {best}
+    assert [what for what, _ in finisher.calls].count("build") > 1
 
 
 def test_where_no_winner_holds_as_it_is_built_more_of_the_trials_are_measured():
