@@ -23,10 +23,10 @@ from autoprune.core.errors import TableFormatError
 from autoprune.core.workload import Ints, Workloads
 from autoprune.cost.base import CostModel
 from autoprune.cost.endtoend import EndToEnd, Points
-from autoprune.cost.kernels import KernelSums
 from autoprune.cost.layout import Layout
 from autoprune.cost.lookup import SOURCES
 from autoprune.cost.records import Observation
+from autoprune.cost.sums import KernelSums
 from autoprune.cost.work import WorkModel
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
 from autoprune.cost.endtoend import EndToEnd, Points
 from autoprune.cost.energy import EnergyFit, ReferenceEnergy, fit_energy
-from autoprune.cost.kernels import KernelModel, KernelSums
+from autoprune.cost.kernels import KernelModel
 from autoprune.cost.layout import Layout
 from autoprune.cost.noise import ratio_noise
 from autoprune.cost.records import Observation
+from autoprune.cost.sums import KernelSums
 from autoprune.cost.work import WorkModel
 
 #: Standard deviation of the reference's ratio to itself.

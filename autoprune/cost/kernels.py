@@ -8,21 +8,20 @@ staircase in the channel counts. A signature that was never measured is an extra
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
-from autoprune.cost.context import FLAGS, ragged
+from autoprune.cost.context import FLAGS
 from autoprune.cost.emptied import EMPTY
-from autoprune.cost.landmarks import LANDMARKS
-from autoprune.cost.layout import Layout
+from autoprune.cost.layout import Layout, Shapes
 from autoprune.cost.lookup import EXTRAPOLATED, Lookup, Times
 from autoprune.cost.pooling import Pool, Run, pool, run_scales
 from autoprune.cost.signatures import HEAVY, KernelLayout
 from autoprune.cost.staircase import Staircase
+from autoprune.cost.sums import Bools, KernelSums, Summing, Timed
 from autoprune.cost.unseen import UnseenKernels
 
 #: Relative standard deviations: of a kernel's time in one run at least; of single kernels around
@@ -30,34 +29,6 @@ from autoprune.cost.unseen import UnseenKernels
 _NOISE, _BETWEEN = 0.005, 0.03
 #: Noise is relative to a shape's time; where it mostly took none, to this fraction of the usual.
 _FUSED = 0.2
-
-#: What the factor of a signature may depend on, besides its own constant: how many octaves a
-#: kernel takes less than the longest of them, and whether it reads a ragged number of channels; and
-#: by how much against the constant.
-_FEATURES, _OCTAVE, _RAGGED = 3, 0.2, 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class KernelSums:
-    """Predicted kernel times of N candidates, in units of the reference's.
-
-    Attributes:
-        total: (N,) over all kernels.
-        features: (N, F) over the kernels of each part, whose factor end-to-end runs tell: the sum,
-            and what the factor may depend on (see `KernelModel.parts`).
-        shapes: (N, S) sums over the kernels of each part of their times' shares in the features of
-            their shapes (see `landmarks`).
-        nodes: (N,) how many kernels take time of their own, over the reference's number.
-        variance: (N,) of the whole sum.
-        source: (N,) index into `SOURCES`.
-    """
-
-    total: Floats
-    features: Floats
-    shapes: Floats
-    nodes: Floats
-    variance: Floats
-    source: npt.NDArray[np.intp]
 
 
 class KernelModel:
@@ -95,6 +66,8 @@ class KernelModel:
         self.parts = [s for s in sorted(sums, key=lambda s: -sums[s]) if sums[s] > 0.01 * total][
             :24
         ]
+        self._column = {s: i for i, s in enumerate(self.parts)}
+        self._seen: dict[tuple[str, ...], tuple[Timed, Timed]] = {}
         self.unit = self.nodes = 1.0
         first = next((r for r in runs if r.dense), runs[0])
         dense = self.predict(first.layout, first.kept[None])
@@ -102,59 +75,60 @@ class KernelModel:
 
     def predict(self, layout: Layout, kept: Ints) -> KernelSums:
         """Kernel times of (N, G) candidates of a network."""
-        total = np.zeros(len(kept))
-        features = np.zeros((len(self.parts) + 1, len(kept), _FEATURES))
-        shapes = np.zeros((len(self.parts), len(kept), LANDMARKS))
-        variance, nodes = np.zeros(len(kept)), np.zeros(len(kept))
-        source = np.zeros(len(kept), dtype=np.intp)
-        column = {s: i for i, s in enumerate(self.parts)}
-        emptied = layout.emptied(kept)
+        found, emptied = layout.shapes(kept), layout.emptied(kept)
+        sums = Summing(len(kept), len(self.parts))
+        with_channels, without = self._timed(layout)
+        if emptied.any():
+            self._add(sums, with_channels, layout, found, ~emptied)
+            self._add(sums, without, layout, found, emptied)
+        else:
+            self._add(sums, with_channels, layout, found, None)
+        return sums.told(self.unit, self.nodes)
+
+    def _add(
+        self, sums: Summing, timed: Timed, layout: Layout, found: Shapes, where: Bools | None
+    ) -> None:
+        """Add the kernels of one case, with channels or without, (N, K) where they are such."""
+        mean, std, rank = np.zeros((3, len(sums.total), len(layout.kernels)))
+        shapes = []
+        for name, signature in timed.names:
+            indices, x = layout.by_signature[signature], found.of[signature]
+            times, features = self._times(name, layout, indices, x)
+            mean[:, indices], std[:, indices], rank[:, indices] = times
+            if features is not None and name in self._column:
+                shapes.append((self._column[name], indices, features))
+        if where is not None:
+            mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
+        sums.add(timed, mean, std, rank, found.ragged, shapes)
+
+    def _timed(self, layout: Layout) -> tuple[Timed, Timed]:
+        """A network's kernels that take time: with channels, and without."""
+        # The fingerprint alone does not tell how an older version called the signatures.
+        key = (layout.fingerprint, *layout.by_signature)
+        if key not in self._seen:
+            self._seen[key] = self._timed_case(layout, ""), self._timed_case(layout, EMPTY)
+        return self._seen[key]
+
+    def _timed_case(self, layout: Layout, suffix: str) -> Timed:
+        names = []
+        factors, longest = np.ones(len(layout.kernels)), np.full(len(layout.kernels), np.nan)
+        parts = np.zeros((len(layout.kernels), len(self.parts) + 1))
         for signature, indices in layout.by_signature.items():
-            gone = emptied[:, indices]
-            cases: list[tuple[str, npt.NDArray[np.bool_] | None]] = [(signature, None)]
-            if gone.any():
-                cases = [(signature, ~gone), (signature + EMPTY, gone)]
-            kernel = layout.kernels[indices[0]]
-            cases = [(name, where) for name, where in cases if not self._takes_none(name, kernel)]
-            if not cases:
+            name = signature + suffix
+            if self._takes_none(name, layout.kernels[indices[0]]):
                 continue
-            x = layout.shapes(indices, kept)
-            for name, where in cases:
-                mean, std, rank = self._times(name, layout, indices, x)
-                if where is not None:
-                    mean, std, rank = (np.where(where, v, 0) for v in (mean, std, rank))
-                mean = mean * self._factor(layout, indices, name)
-                total += mean.sum(axis=1)
-                features[column.get(name, -1)] += _features(
-                    mean, x, self._longest.get(name), self._block
-                )
-                curve = self._curves.get(name)
-                if curve is not None and name in column:
-                    near = curve.features(_asked(name, x))
-                    shapes[column[name]] += np.einsum("nk,nkm->nm", mean, near)
-                nodes += (mean > 0).sum(axis=1)
-                variance += (std**2).sum(axis=1)
-                np.maximum(source, rank.max(axis=1), out=source)
-        return KernelSums(
-            total / self.unit,
-            np.concatenate(list(features), axis=1) / self.unit,
-            np.hstack([np.zeros((len(kept), 0)), *shapes]) / self.unit,
-            nodes / self.nodes,
-            variance / self.unit**2,
-            source,
-        )
+            names.append((name, signature))
+            longest[indices] = self._longest.get(name, np.nan)
+            parts[indices, self._column.get(name, -1)] = 1.0
+            if not suffix:
+                keys = [(layout.fingerprint, int(i)) for i in indices]
+                factors[indices] = [self._factors.get(key, 1.0) for key in keys]
+        return Timed(tuple(names), factors, longest, parts)
 
     @property
     def knows_emptied(self) -> bool:
         """Whether candidates were timed in which groups had been removed whole."""
         return any(signature.endswith(EMPTY) for signature in self._curves)
-
-    def _factor(self, layout: Layout, indices: npt.NDArray[np.intp], signature: str) -> Floats:
-        """(K,) each kernel's time against its signature's."""
-        if signature.endswith(EMPTY):
-            return np.ones(len(indices))
-        keys = [(layout.fingerprint, int(i)) for i in indices]
-        return np.array([self._factors.get(key, 1.0) for key in keys])
 
     def _takes_none(self, signature: str, kernel: KernelLayout) -> bool:
         """Whether kernels of a signature (with `EMPTY` behind it or not) take no time."""
@@ -166,25 +140,27 @@ class KernelModel:
 
     def _times(
         self, signature: str, layout: Layout, indices: npt.NDArray[np.intp], x: Ints
-    ) -> Times:
-        """Of kernels of one signature (with `EMPTY` behind it or not) that take time, (N, K)."""
+    ) -> tuple[Times, Floats | None]:
+        """Of kernels of one signature (with `EMPTY` behind it or not) that take time, (N, K).
+
+        And the features of their shapes, where those are known.
+        """
         curve = self._curves.get(signature)
         if curve is not None:
-            return curve.predict(_asked(signature, x))
+            return curve.look_up(_asked(signature, x))
         kernels = [layout.kernels[i] for i in indices]
         empty = signature.endswith(EMPTY)
         mean, std = (self._unseen.alone if empty else self._unseen.predict)(kernels, x)
-        return mean, std, np.full(mean.shape, EXTRAPOLATED, dtype=np.intp)
+        return (mean, std, np.full(mean.shape, EXTRAPOLATED, dtype=np.intp)), None
 
     def least_sure(self, layout: Layout, kept: Ints, count: int) -> Ints:
         """Which of (N, G) candidates to measure next (see `LatencyTable.least_sure`)."""
         unsure, shapes = [], []
         offset = 0
-        for signature, indices in layout.by_signature.items():
+        for signature, x in layout.shapes(kept).of.items():
             curve = self._curves.get(signature)
             if curve is None:
                 continue
-            x = layout.shapes(indices, kept)
             _, std, _ = curve.predict(x)
             distinct, inverse = np.unique(x.reshape(-1, x.shape[2]), axis=0, return_inverse=True)
             unsure.append(std)
@@ -207,10 +183,10 @@ class KernelModel:
     def share(self, layout: Layout, signatures: Collection[str]) -> float:
         """Fraction of a dense network's time that its kernels of some signatures take."""
         total = known = 0.0
-        for signature, indices in layout.by_signature.items():
+        for signature, x in layout.shapes(layout.units[None]).of.items():
             curve = self._curves.get(signature)
             if curve is not None:
-                time = float(curve.predict(layout.shapes(indices, layout.units[None]))[0].sum())
+                time = float(curve.predict(x)[0].sum())
                 total += time
                 known += time if signature in signatures else 0.0
         return known / total if total > 0 else 0.0
@@ -219,18 +195,6 @@ class KernelModel:
 def _asked(signature: str, x: Ints) -> Ints:
     """Shapes as a signature's curve knows them: no channels count as one."""
     return np.maximum(x, 1) if signature.endswith(EMPTY) else x
-
-
-def _features(times: Floats, x: Ints, longest: float | None, block: int) -> Floats:
-    """(N, _FEATURES) sums over (N, K) kernels of one signature and of these shapes."""
-    octaves = np.zeros_like(times)
-    if longest is not None:
-        octaves = np.log2(np.maximum(times, 1e-6 * longest) / longest)
-    uneven = times * ragged(x[:, :, 0], block)
-    return np.stack(
-        [times.sum(axis=1), _OCTAVE * (times * octaves).sum(axis=1), _RAGGED * uneven.sum(axis=1)],
-        axis=1,
-    )
 
 
 def _curve(one: Pool, even: Floats, block: int, *, choose: bool) -> Lookup:

@@ -20,9 +20,24 @@ import numpy.typing as npt
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints, KernelGraph
-from autoprune.cost.context import BLOCK, FLAGS, makers, ragged
+from autoprune.cost.context import BLOCK, makers, ragged
 from autoprune.cost.emptied import followers, spread
 from autoprune.cost.signatures import HEAVY, KernelLayout, describe
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """Of every kernel of N candidates.
+
+    Attributes:
+        of: signature → (N, K, D + FLAGS) channel counts of its kernels, and flags of what
+            surrounds them.
+        ragged: (N, all kernels) whether each reads a number of channels that its runtime does not
+            work on in blocks (see `context`).
+    """
+
+    of: Mapping[str, Ints]
+    ragged: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,21 +93,52 @@ class Layout:
             indices: of kernels with the same number D of channel counts.
             kept: (N, G) kept units.
         """
-        base, weight = self._affine(tuple(int(i) for i in indices))
-        flat = base.ravel() + kept @ weight.reshape(-1, len(self.groups)).T
-        return flat.reshape(len(kept), *base.shape)
+        rows = self._places(indices)[0]
+        base, weight, _ = self._rows
+        flat = base[rows.ravel()] + kept @ weight[rows.ravel()].T
+        return np.asarray(flat.reshape(len(kept), *rows.shape))
 
-    def shapes(self, indices: npt.NDArray[np.intp], kept: Ints) -> Ints:
-        """(N, len(indices), D + FLAGS) as `channels`, and flags of what surrounds the kernels."""
-        x = self.channels(indices, kept)
-        flags = np.zeros((*x.shape[:2], FLAGS), dtype=x.dtype)
-        for flag, of in enumerate(self._makers[indices].T):
-            known = np.flatnonzero(of >= 0)
-            if len(known):
-                base, weight = self._inputs
-                read = base[of[known]] + kept @ weight[of[known]].T
-                flags[:, known, flag] = ragged(read, self.block)
-        return np.concatenate([x, flags], axis=2)
+    def shapes(self, kept: Ints) -> Shapes:
+        """Of every kernel of (N, G) candidates."""
+        counts = self._counts(kept)
+        # One more row, for what is no count.
+        uneven = np.zeros((len(kept), counts.shape[1] + 1), dtype=bool)
+        uneven[:, :-1] = ragged(counts, self.block)
+        return Shapes(
+            {
+                signature: np.concatenate([counts[:, rows], uneven[:, flags]], axis=2)
+                for signature, (rows, flags) in self._by_signature.items()
+            },
+            uneven[:, self._starts],
+        )
+
+    def _counts(self, kept: Ints) -> Ints:
+        """(N, R) every channel count."""
+        base, weight, _ = self._rows
+        return np.asarray(base + kept @ weight.T)
+
+    def _places(self, indices: Sequence[int] | npt.NDArray[np.intp]) -> tuple[Ints, Ints]:
+        """Where among the rows the (K, D) counts of kernels stand, and what (K, FLAGS) flags tell.
+
+        The number of all rows where it is none.
+        """
+        counts = [range(len(self.kernels[i].base)) for i in indices]
+        rows = [[self._starts[i] + d for d in row] for i, row in zip(indices, counts, strict=True)]
+        of = self._makers[np.asarray(indices, dtype=np.intp)]
+        none = len(self._rows[0])
+        where = np.array(rows, dtype=np.int64).reshape(len(rows), -1)
+        return where, np.where(of >= 0, self._starts[of], none)
+
+    @cached_property
+    def _by_signature(self) -> dict[str, tuple[Ints, Ints]]:
+        return {signature: self._places(i) for signature, i in self.by_signature.items()}
+
+    @cached_property
+    def _starts(self) -> Ints:
+        """(K,) number of each kernel's first row, of what it reads; that of all rows for none."""
+        lengths = [len(kernel.base) for kernel in self.kernels]
+        starts = np.cumsum([0, *lengths[:-1]])
+        return np.where(np.array(lengths) > 0, starts, sum(lengths)).astype(np.int64)
 
     def written(self, kept: Ints) -> Floats:
         """(N,) elements that all kernels write, of (N, G) kept units."""
@@ -116,8 +162,8 @@ class Layout:
         own = np.zeros((len(kept), len(self.kernels)), dtype=bool)
         if not (kept == 0).any():
             return own
-        base, weight, of = self._rows
-        empty = base + kept @ weight.T == 0
+        of = self._rows[2]
+        empty = self._counts(kept) == 0
         for row in np.flatnonzero(empty.any(axis=0)):
             own[:, of[row]] |= empty[:, row]
         return spread(own, self._chains)
@@ -137,12 +183,6 @@ class Layout:
         weight = self._weights([row for k in self.kernels for row in k.weight])
         return base, weight, [i for i, k in enumerate(self.kernels) for _ in k.base]
 
-    @cached_property
-    def _inputs(self) -> tuple[Ints, Ints]:
-        """Of the channels that each kernel reads: (K,) base and (K, G) weight."""
-        base = np.array([k.base[0] if k.base else 0 for k in self.kernels], dtype=np.int64)
-        return base, self._weights([k.weight[0] if k.weight else {} for k in self.kernels])
-
     def _weights(self, rows: Sequence[Mapping[int, int]]) -> Ints:
         """(R, G) of sparse rows: what a kept unit of each group adds to R channel counts."""
         weight = np.zeros((len(rows), len(self.groups)), dtype=np.int64)
@@ -150,19 +190,6 @@ class Layout:
             for group, value in row.items():
                 weight[at, group] = value
         return weight
-
-    def _affine(self, indices: tuple[int, ...]) -> tuple[Ints, Ints]:
-        cache = self._cache
-        if indices not in cache:
-            kernels = [self.kernels[i] for i in indices]
-            base = np.array([k.base for k in kernels], dtype=np.int64)
-            weight = self._weights([row for k in kernels for row in k.weight])
-            cache[indices] = base, weight.reshape(*base.shape, len(self.groups))
-        return cache[indices]
-
-    @cached_property
-    def _cache(self) -> dict[tuple[int, ...], tuple[Ints, Ints]]:
-        return {}
 
     @classmethod
     def of(cls, graph: KernelGraph, block: int = BLOCK) -> Layout:

@@ -38,19 +38,18 @@ class Lookup:
 
     def predict(self, x: Ints) -> Times:
         """Mean, standard deviation and source, each (N, K), of (N, K, D) shapes."""
-        at = self._at(x)
-        if at is None:
-            mean, std, rank = self._compute(x.reshape(-1, x.shape[2]))
-            return mean.reshape(x.shape[:2]), std.reshape(x.shape[:2]), rank.reshape(x.shape[:2])
-        mean, std, rank = self._times
-        return mean[at], std[at], rank[at]
+        return self.look_up(x)[0]
 
-    def features(self, x: Ints) -> Floats:
-        """(N, K, LANDMARKS) of (N, K, D) shapes (see `landmarks`)."""
+    def look_up(self, x: Ints) -> tuple[Times, Floats]:
+        """As `predict`, and the (N, K, LANDMARKS) features of the shapes (see `landmarks`)."""
         at = self._at(x)
         if at is None:
-            return self._landmarks.features(x.reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
-        return self._features[at]
+            flat, like = x.reshape(-1, x.shape[2]), x.shape[:2]
+            mean, std, rank = self._compute(flat)
+            features = self._landmarks.features(flat).reshape(*like, -1)
+            return (mean.reshape(like), std.reshape(like), rank.reshape(like)), features
+        mean, std, rank = self._times
+        return (mean[at], std[at], rank[at]), self._features[at]
 
     def _at(self, x: Ints) -> npt.NDArray[np.intp] | None:
         """(N, K) where each shape is kept; None where one is too large for a code."""

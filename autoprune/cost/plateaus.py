@@ -13,7 +13,7 @@ from autoprune.core.workload import Ints
 from autoprune.cost.layout import Layout
 
 if TYPE_CHECKING:
-    from autoprune.cost.kernels import KernelSums
+    from autoprune.cost.sums import KernelSums
 
 #: Fractions of the other groups' units beside which plateau edges are looked for.
 _CONTEXTS = (1.0, 0.5, 0.25)

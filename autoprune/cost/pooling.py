@@ -76,9 +76,9 @@ def pool(runs: Sequence[Run]) -> dict[str, Pool]:
     rows: dict[str, list[tuple[int, tuple[str, int], Ints, float, KernelLayout]]] = {}
     for number, run in enumerate(runs):
         emptied = run.layout.emptied(run.kept[None])[0]
-        for signature, indices in run.layout.by_signature.items():
-            x = run.layout.shapes(indices, run.kept[None])[0]
-            for i, row in zip(indices.tolist(), x, strict=True):
+        for signature, x in run.layout.shapes(run.kept[None]).of.items():
+            indices = run.layout.by_signature[signature].tolist()
+            for i, row in zip(indices, x[0], strict=True):
                 mine = rows.setdefault(signature + (EMPTY if emptied[i] else ""), [])
                 row = np.maximum(row, 1) if emptied[i] else row
                 owner = (run.layout.fingerprint, i)

@@ -8,9 +8,10 @@ import numpy as np
 
 from autoprune.core.cost import Floats
 from autoprune.core.workload import Ints
-from autoprune.cost.kernels import KernelSums
+from autoprune.cost.context import FLAGS
 from autoprune.cost.layout import Layout, work
 from autoprune.cost.signatures import HEAVY
+from autoprune.cost.sums import KernelSums
 
 #: Blocks of channels whose work an end-to-end fit may choose between, and what an element read or
 #: written weighs against a multiply-accumulate.
@@ -41,9 +42,9 @@ class WorkModel:
         parts: Floats = np.zeros((len(kept), width * len(self.parts) + 1))
         column = {s: i * width for i, s in enumerate(self.parts)}
         unknown = np.zeros(len(kept))
-        for signature, indices in layout.by_signature.items():
-            kernels = [layout.kernels[i] for i in indices]
-            x = layout.channels(indices, kept)
+        for signature, x in layout.shapes(kept).of.items():
+            kernels = [layout.kernels[i] for i in layout.by_signature[signature]]
+            x = x[:, :, : x.shape[2] - FLAGS]
             for b, block in enumerate(_BLOCKS):
                 done = work(kernels, x, block)
                 time = (done[:, :, 0] + _ELEMENT * done[:, :, 1:].sum(axis=2)).sum(axis=1) / width
