@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from test_session import PROBLEM, UNITS, FormulaDevice, FormulaNetwork, Optimist, evaluate
+from formula_session import PROBLEM, UNITS, FormulaDevice, FormulaNetwork, Optimist, evaluate
 
 from autoprune.cost.base import Combined
 from autoprune.space.space import SearchSpace
