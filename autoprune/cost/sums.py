@@ -105,7 +105,7 @@ class Summing:
         self.total += times.sum(axis=1)
         self._nodes += (times > 0).sum(axis=1)
         self._variance += (std**2).sum(axis=1)
-        np.maximum(self._source, rank.max(axis=1).astype(np.intp), out=self._source)
+        np.maximum(self._source, rank.max(axis=1, initial=0).astype(np.intp), out=self._source)
 
     def told(self, unit: float, nodes: float) -> KernelSums:
         """The sums, in units of the reference's total and number of kernels."""
