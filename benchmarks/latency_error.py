@@ -115,7 +115,7 @@ def run(name: str, args: argparse.Namespace) -> tuple[int, int]:
     rows = np.vstack([graph.units[None], kept])
     start = time.monotonic()
     sessions = [
-        device.for_table(graph.instantiate(rows).candidates(), kernels=False, closely=True)[1:]
+        device.for_table(graph.instantiate(rows).candidates(), kernels=False, care="close")[1:]
         for _ in range(SESSIONS)
     ]
     measured = [both(first, second) for first, second in zip(*sessions, strict=True)]

@@ -21,6 +21,7 @@ from autoprune.cost.context import channel_block
 from autoprune.cost.cover import covering
 from autoprune.cost.layout import Layout
 from autoprune.cost.noise import ratio_noise
+from autoprune.cost.pace import Care, Pace
 from autoprune.cost.records import batch_name, halves, usable
 from autoprune.cost.table import LatencyTable
 
@@ -35,12 +36,12 @@ _FEWEST = 4
 _NEAR = 0.8
 #: One in so many is held out: without, and with kernels that another table has measured.
 _HELD, _HELD_REUSED = 4, 2
+#: Fewer held out tell little of how far off a table is.
+_TELLING = 5
 #: How sure it must be that the median error is below the target before a build stops.
 _SURE = 0.95
 #: Kernels measured before are worth relying on if they make up this much of the dense latency.
 _COVERED = 0.8
-#: Sessions of the dense network that may be measured beside each batch, and take time too.
-_BESIDE = 3
 #: So many candidates have their kernels profiled, and then those of one batch in so many: profiling
 #: takes several times as long as measuring, and further candidates tell of whole networks too.
 _PROFILED, _PROFILE_EVERY = 64, 3
@@ -52,14 +53,14 @@ class Measure(Protocol):
     """Measures candidates of one network on the device."""
 
     def __call__(
-        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+        self, candidates: Sequence[Candidate], *, kernels: bool, care: Care = "usual"
     ) -> list[Measurement]:
         """One measurement for each; the first candidate is the reference of every ratio.
 
         Args:
             candidates: the first is dense.
             kernels: whether each kernel's time is wanted too.
-            closely: whether a table is checked on them; else one learns from them.
+            care: how closely they are measured.
         """
 
 
@@ -155,10 +156,11 @@ def build_table(
 ) -> LatencyTable:
     """Measure a latency table of a network.
 
-    Batches of candidates are measured beside the dense network; a quarter of each, drawn at
-    random, is held out to tell the table's error, and only then taken in. Of the others, those
-    are profiled in whose kernels the model is least sure; after a while most batches are measured
-    without profiling, which is quicker. Batches go on until the median error is below the target
+    Batches of candidates are measured beside the dense network, roughly while the table is further
+    off than they are (see `Pace`); a quarter of each, drawn at random, is held out to tell the
+    table's error, and only then taken in. Of the others, those are profiled in whose kernels the
+    model is least sure; after a while most batches are measured without profiling, which is
+    quicker. Batches go on until the median error is below the target
     (or near the noise, which no table can beat), all candidates are used up, or the time is. The
     first batch is small, so that a short time is respected on a slow device too.
     Kernels that another table of the device has measured need no measuring again: what is left to
@@ -203,7 +205,7 @@ def build_table(
     held = _HeldOut(graph)
     done, failed, stopped, report = 0, 0, "candidates", None
     size = min(_TRY, candidates)
-    took: dict[bool, list[tuple[int, float]]] = {True: [], False: []}
+    pace = Pace()
     profile = True
     while done < candidates:
         began = time.monotonic()
@@ -213,7 +215,7 @@ def build_table(
             chosen[~checks] = pool[table.least_sure(graph, pool, int((~checks).sum()))]
         rows = np.vstack([graph.units[None], chosen])
         tell(done, candidates, f"measuring {size} candidates")
-        results = measure(graph.instantiate(rows).candidates(), kernels=profile)
+        results = measure(graph.instantiate(rows).candidates(), kernels=profile, care=pace.care)
         if not usable(results[0]):
             raise ProfilerError(
                 "the dense network must be measurable to build a latency table; "
@@ -234,16 +236,19 @@ def build_table(
         if held.usable:
             report = held.accuracy(table)
             tell(done, candidates, f"median error {report.median_error:.1%}")
-            goal = max(target_error, _NEAR * report.noise if np.isfinite(report.noise) else 0.0)
-            if report.median_bound <= goal:
-                stopped = "error" if report.median_bound <= target_error else "noise"
-                break
-        took[profile].append((size, time.monotonic() - began))
-        one_s = took[profile][-1][1] / size
+        seconds = time.monotonic() - began
+        pace.add(size, seconds, profiled=profile)
+        one_s = seconds / size
         left_s = budget_s - (time.monotonic() - started)
-        batches = len(took[True]) + len(took[False])
-        profile = done < _PROFILED or batches % _PROFILE_EVERY == 0
-        fits = _fitting(took[profile] or took[not profile], left_s)
+        if report is not None:
+            if reason := _enough(report, target_error, pace):
+                stopped = reason
+                break
+            # Late, few would fit that are measured closely.
+            if report.candidates >= _TELLING and left_s > budget_s / 2:
+                pace.closer(report.median_error, report.noise)
+        profile = done < _PROFILED or pace.batches % _PROFILE_EVERY == 0
+        fits = pace.fits(left_s, profiled=profile)
         if done < _FEWEST and left_s > 0:
             fits = max(fits, _FEWEST - done)  # the first batch was slow: the network was exported
         wanted = _FIRST - done if done < _FEWEST else min(max(_NEXT, done // 2), _MOST)
@@ -271,6 +276,7 @@ def build_table(
     table.info["build"] = {
         "candidates": done,
         "failed": failed,
+        "rough": pace.rough,
         "seconds": round(time.monotonic() - started, 1),
         "stopped": stopped,
         "seed": seed,
@@ -280,6 +286,14 @@ def build_table(
         "median_rounds": float(np.median([len(o.samples_ms) for o in table.observations])),
     }
     return table
+
+
+def _enough(report: Accuracy, target_error: float, pace: Pace) -> str:
+    """Why a table is close enough; "" where it is not, or not surely."""
+    if report.median_bound <= target_error:
+        return "error"
+    near = pace.care == "usual" and report.median_bound <= _NEAR * report.noise
+    return "noise" if near else ""
 
 
 class _HeldOut:
@@ -316,16 +330,3 @@ class _HeldOut:
         """Let the table learn from them."""
         for batch, kept, measurements in self._batches:
             table.add(self._graph.instantiate(kept), measurements, "check", batch)
-
-
-def _fitting(took: Sequence[tuple[int, float]], left_s: float) -> int:
-    """How many candidates the next batch may have, by how many took how many seconds before.
-
-    A larger batch takes longer in proportion at most. A smaller one saves less, for the dense
-    network is measured beside it all the same; and the machine may be as slow as in the slower of
-    the last two (the very first batch, in which the network was exported, tells nothing then).
-    """
-    size, seconds = took[-1]
-    session_s = max(t / (n + _BESIDE) for n, t in took[max(1, len(took) - 2) :] or took)
-    larger, smaller = left_s * size / max(seconds, 1e-9), left_s / max(session_s, 1e-9) - _BESIDE
-    return max(0, int(min(larger, smaller)))

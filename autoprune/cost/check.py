@@ -92,7 +92,7 @@ def check_table(
         if on_progress is not None:
             on_progress(done, samples, "measuring a fresh sample")
         rows = np.vstack([graph.units[None], kept[done : done + _BATCH]])
-        batch = measure(graph.instantiate(rows).candidates(), kernels=False, closely=True)
+        batch = measure(graph.instantiate(rows).candidates(), kernels=False, care="close")
         if not usable(batch[0]):
             raise ProfilerError(
                 "the dense network must be measurable to check a latency table; "

@@ -25,6 +25,7 @@ from autoprune.study.quietly import measure_quietly
 from autoprune.study.settings import VerifySettings
 
 if TYPE_CHECKING:
+    from autoprune.cost.pace import Care
     from autoprune.export.sliced import OnnxSlicer
     from autoprune.graph.network import Network, Selection
 
@@ -37,6 +38,8 @@ Exported = tuple[bytes, Callable[[], nn.Module]]
 LEARNING = MeasuringProtocol(
     runs=3, min_rounds=5, max_rounds=20, width=0.03, timeout_s=1.0, between=3
 )
+#: Rounds at most while the table is further off than what is measured (see `Pace`).
+ROUGH_ROUNDS = 6
 #: How closely those are measured that it is checked on.
 CHECKING = MeasuringProtocol(width=0.015, timeout_s=1.5)
 #: Where that is too short for a slow network, it may take the time of so many runs of the dense
@@ -201,7 +204,7 @@ class DeviceMeasure:
         return "; ".join(dense.notes) or "it tells none"
 
     def for_table(
-        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+        self, candidates: Sequence[Candidate], *, kernels: bool, care: Care = "usual"
     ) -> list[Measurement]:
         """Measure candidates for a latency table; the first is the dense one, and counts too.
 
@@ -216,8 +219,8 @@ class DeviceMeasure:
         Args:
             candidates: the dense one, and others.
             kernels: whether their kernels are to be profiled too.
-            closely: whether a table is checked on them; else one learns from them, and they are
-                measured briefly.
+            care: "close" where a table is checked on them; else one learns from them, and they are
+                measured briefly ("usual") or more so ("rough").
         """
         copies = [candidates[0]] * TABLE_COPIES
         everything = [*candidates, *copies]
@@ -225,18 +228,20 @@ class DeviceMeasure:
         networks = self._sliced(everything)
         found: list[Measurement] = []
         for _ in range(2):
-            protocol = replace(self.table_protocol(len(everything), closely), kernels=kernels)
+            protocol = replace(self.table_protocol(len(everything), care), kernels=kernels)
             found = self._measure(keys, networks, protocol)
             if found[0].ok:
                 self._dense_s = found[0].latency_ms / 1e3
-            wanted_s = self.table_protocol(len(everything), closely).timeout_s
+            wanted_s = self.table_protocol(len(everything), care).timeout_s
             if all(m.ok for m in found) or wanted_s <= 1.5 * protocol.timeout_s:
                 break
         return _to_the_mean(found[: len(candidates)], found[len(candidates) :])
 
-    def table_protocol(self, count: int = 1, closely: bool = False) -> MeasuringProtocol:
+    def table_protocol(self, count: int = 1, care: Care = "usual") -> MeasuringProtocol:
         """How so many candidates of a latency table are measured (see `for_table`)."""
-        each = CHECKING if closely else LEARNING
+        each = CHECKING if care == "close" else LEARNING
+        if care == "rough":
+            each = replace(each, max_rounds=ROUGH_ROUNDS)
         seconds = max(each.timeout_s, TABLE_RUNS * self._dense_s)
         return replace(each, timeout_s=seconds * count, seed=self._seed)
 

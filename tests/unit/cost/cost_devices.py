@@ -16,6 +16,7 @@ from autoprune.core import (
     Measurement,
     Term,
 )
+from autoprune.cost.pace import Care
 
 DEVICE = DeviceSpec("Test CPU", "testrt", "1.0", "cpu", "fp32", 1, {"clocks": "locked"})
 
@@ -126,6 +127,7 @@ class FakeDevice:
         self.tells, self.overhead = kernels, overhead
         self.rng = np.random.default_rng(seed)
         self.calls: list[int] = []
+        self.cares: list[Care] = []
         self.broken: set[str] = set()
         self.dense = self.latency(graph.dense)
 
@@ -150,10 +152,10 @@ class FakeDevice:
         return self.latency(candidate) / self.dense
 
     def measure(
-        self, candidates: Sequence[Candidate], *, kernels: bool, closely: bool = False
+        self, candidates: Sequence[Candidate], *, kernels: bool, care: Care = "usual"
     ) -> list[Measurement]:
-        del closely
         self.calls.append(len(candidates))
+        self.cares.append(care)
         return [self._one(i, c, kernels) for i, c in enumerate(candidates)]
 
     def _one(self, index: int, candidate: Candidate, kernels: bool) -> Measurement:

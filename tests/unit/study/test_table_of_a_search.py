@@ -7,6 +7,7 @@ import tiny_task
 from torch import nn
 
 from autoprune.core.errors import BudgetError, ConfigError, ProfilerError, TableMismatchError
+from autoprune.cost.pace import Care
 from autoprune.cost.table import LatencyTable
 from autoprune.graph import trace
 from autoprune.study.conduct import prepare
@@ -218,12 +219,20 @@ def test_candidates_to_learn_from_are_measured_briefly_and_to_check_on_closely(n
             return super().measure(artifacts, protocol)
 
     device = DeviceMeasure(network, Asked(), lambda c: select(network, c), task().config.verify)
-    for kernels, closely in ((True, False), (False, False), (False, True)):
-        device.for_table([network.dense, network.dense], kernels=kernels, closely=closely)
-    learn, further, check = asked
+    asks: list[tuple[bool, Care]] = [
+        (True, "usual"),
+        (False, "usual"),
+        (False, "rough"),
+        (False, "close"),
+    ]
+    for kernels, care in asks:
+        device.for_table([network.dense, network.dense], kernels=kernels, care=care)
+    learn, further, rough, check = asked
     assert learn.kernels
     assert not check.kernels
     assert further == dataclasses.replace(learn, kernels=False)
+    assert rough == dataclasses.replace(further, max_rounds=rough.max_rounds)
+    assert rough.min_rounds <= rough.max_rounds < learn.max_rounds
     assert learn.between > check.between
     assert learn.width > check.width
     assert learn.min_rounds < check.min_rounds
