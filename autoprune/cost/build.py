@@ -117,8 +117,6 @@ def accuracy(
     error = np.abs(mean / measured - 1.0)
     off = table.measuring_std(layout, kept[good], noise_std, batches)
     inside = np.abs(mean - measured) <= 1.645 * np.hypot(std, off)
-    pairs = [h for i in good if (h := halves(measurements[i])) is not None]
-    noise = [abs(a - b) / ((a + b) / 2) for a, b in pairs]
     return Accuracy(
         len(good),
         float(np.median(error)),
@@ -126,8 +124,14 @@ def accuracy(
         float(np.quantile(error, 0.9)),
         float(spearmanr(mean, measured).statistic) if len(good) > 2 else float("nan"),
         float(inside.mean()),
-        float(np.median(noise)) if noise else float("nan"),
+        _noise([measurements[i] for i in good]),
     )
+
+
+def _noise(measurements: Sequence[Measurement]) -> float:
+    """Median difference between two halves of each measurement, as a fraction; NaN for none."""
+    pairs = [h for m in measurements if usable(m) and (h := halves(m)) is not None]
+    return float(np.median([abs(a - b) / ((a + b) / 2) for a, b in pairs])) if pairs else math.nan
 
 
 def _median_bound(error: Floats) -> float:
@@ -229,7 +233,8 @@ def build_table(
         batch = batch_name(results)
         learned = [r for r, f in zip(results, fitted, strict=True) if f]
         table.add(graph.instantiate(rows[fitted]), learned, batch=batch)
-        held.add(rows[~fitted], [r for r, f in zip(results, fitted, strict=True) if not f], batch)
+        checked = [r for r, f in zip(results, fitted, strict=True) if not f]
+        held.add(rows[~fitted], checked, batch, pace.care)
         done += size
         if borrowed and table.covered(graph) >= _COVERED:
             every = _HELD_REUSED
@@ -241,7 +246,7 @@ def build_table(
         one_s = seconds / size
         left_s = budget_s - (time.monotonic() - started)
         if report is not None:
-            if reason := _enough(report, target_error, pace):
+            if reason := _enough(report, target_error, held.noise):
                 stopped = reason
                 break
             # Late, few would fit that are measured closely.
@@ -288,12 +293,11 @@ def build_table(
     return table
 
 
-def _enough(report: Accuracy, target_error: float, pace: Pace) -> str:
+def _enough(report: Accuracy, target_error: float, noise: float) -> str:
     """Why a table is close enough; "" where it is not, or not surely."""
     if report.median_bound <= target_error:
         return "error"
-    near = pace.care == "usual" and report.median_bound <= _NEAR * report.noise
-    return "noise" if near else ""
+    return "noise" if report.median_bound <= _NEAR * noise else ""
 
 
 class _HeldOut:
@@ -302,10 +306,18 @@ class _HeldOut:
     def __init__(self, graph: KernelGraph) -> None:
         self._graph = graph
         self._batches: list[tuple[str, Ints, list[Measurement]]] = []
+        self._well: list[Measurement] = []
 
-    def add(self, kept: Ints, measurements: list[Measurement], batch: str) -> None:
-        """Take in those of one batch."""
+    def add(self, kept: Ints, measurements: list[Measurement], batch: str, care: Care) -> None:
+        """Take in those of one batch, and how closely they were measured."""
         self._batches.append((batch, kept, measurements))
+        if care != "rough":
+            self._well += [m for m in measurements if usable(m)]
+
+    @property
+    def noise(self) -> float:
+        """Of those that were not measured roughly: no table beats it; NaN for too few of them."""
+        return _noise(self._well) if len(self._well) >= _TELLING else math.nan
 
     @property
     def _measurements(self) -> list[Measurement]:

@@ -249,6 +249,7 @@ def test_builder_measures_roughly_while_the_table_is_further_off_than_that() -> 
     assert device.cares == sorted(device.cares)
     few = [n - 1 for n, care in zip(device.calls, device.cares, strict=True) if care == "rough"]
     assert sum(few) == table.info["build"]["rough"] < table.info["build"]["candidates"]
+    assert table.info["build"]["stopped"] == "candidates"  # how far rough halves are is no floor
     assert len(table.observations) == table.info["build"]["candidates"] + len(device.calls)
 
 
