@@ -33,7 +33,8 @@ from autoprune.core.device import Measurement
 from autoprune.core.workload import Ints, KernelGraph
 from autoprune.cost.build import accuracy, build_table
 from autoprune.cost.cover import covering
-from autoprune.cost.records import halves, usable
+from autoprune.cost.noise import halves_apart
+from autoprune.cost.records import usable
 from autoprune.cost.table import LatencyTable
 from autoprune.graph import trace
 from autoprune.profile.registry import make_profiler
@@ -70,12 +71,6 @@ def both(first: Measurement, second: Measurement) -> Measurement:
         samples_ms=mixed[0], reference_ms=mixed[1],
         common_std=math.hypot(first.common_std, second.common_std) / 2,
     )  # fmt: skip
-
-
-def noise(measured: list[Measurement]) -> float:
-    """Median difference between two halves of each measurement, as a fraction."""
-    pairs = [h for m in measured if usable(m) and (h := halves(m)) is not None]
-    return float(np.median([abs(a - b) / ((a + b) / 2) for a, b in pairs])) if pairs else math.nan
 
 
 def run(name: str, args: argparse.Namespace) -> tuple[int, int]:
@@ -126,7 +121,10 @@ def run(name: str, args: argparse.Namespace) -> tuple[int, int]:
     mean, std, _ = table.predict_ratio(table.layout(graph), kept[good])
     error = np.abs(mean / ratio - 1)
     within = float((error <= 0.1).mean())
-    within_one = {"within 10 %": within, "noise within a session": noise(sessions[0])}
+    within_one = {
+        "within 10 %": within,
+        "noise within a session": halves_apart([m for m in sessions[0] if usable(m)]),
+    }
     for label, value in {**asdict(found), **within_one}.items():
         print(f"    {label:22} {value:.4f}")
     # Not a number where too few repeats fitted into the time: then no goal is reached.

@@ -20,9 +20,9 @@ from autoprune.cost.borrow import borrow_for
 from autoprune.cost.context import channel_block
 from autoprune.cost.cover import covering
 from autoprune.cost.layout import Layout
-from autoprune.cost.noise import ratio_noise
+from autoprune.cost.noise import halves_apart, ratio_noise
 from autoprune.cost.pace import Care, Pace
-from autoprune.cost.records import batch_name, halves, usable
+from autoprune.cost.records import batch_name, usable
 from autoprune.cost.table import LatencyTable
 
 #: Candidates of the first batch, which tells how long one takes; up to the second; and of a later
@@ -110,12 +110,12 @@ def accuracy(
     good = [i for i, m in enumerate(measurements) if usable(m)]
     if not good:
         raise TableError("the table's error must be found on a measured candidate, none succeeded")
-    measured = np.array([measurements[i].ratio for i in good])
-    noise_std = ratio_noise([measurements[i] for i in good])
+    found = [measurements[i] for i in good]
+    measured = np.array([m.ratio for m in found])
     layout = table.layout(graph)
     mean, std, _ = table.predict_ratio(layout, kept[good])
     error = np.abs(mean / measured - 1.0)
-    off = table.measuring_std(layout, kept[good], noise_std, batches)
+    off = table.measuring_std(layout, kept[good], ratio_noise(found), batches)
     inside = np.abs(mean - measured) <= 1.645 * np.hypot(std, off)
     return Accuracy(
         len(good),
@@ -124,14 +124,8 @@ def accuracy(
         float(np.quantile(error, 0.9)),
         float(spearmanr(mean, measured).statistic) if len(good) > 2 else float("nan"),
         float(inside.mean()),
-        _noise([measurements[i] for i in good]),
+        halves_apart(found),
     )
-
-
-def _noise(measurements: Sequence[Measurement]) -> float:
-    """Median difference between two halves of each measurement, as a fraction; NaN for none."""
-    pairs = [h for m in measurements if usable(m) and (h := halves(m)) is not None]
-    return float(np.median([abs(a - b) / ((a + b) / 2) for a, b in pairs])) if pairs else math.nan
 
 
 def _median_bound(error: Floats) -> float:
@@ -305,23 +299,21 @@ class _HeldOut:
 
     def __init__(self, graph: KernelGraph) -> None:
         self._graph = graph
-        self._batches: list[tuple[str, Ints, list[Measurement]]] = []
-        self._well: list[Measurement] = []
+        self._batches: list[tuple[str, Ints, list[Measurement], Care]] = []
 
     def add(self, kept: Ints, measurements: list[Measurement], batch: str, care: Care) -> None:
         """Take in those of one batch, and how closely they were measured."""
-        self._batches.append((batch, kept, measurements))
-        if care != "rough":
-            self._well += [m for m in measurements if usable(m)]
+        self._batches.append((batch, kept, measurements, care))
 
     @property
     def noise(self) -> float:
         """Of those that were not measured roughly: no table beats it; NaN for too few of them."""
-        return _noise(self._well) if len(self._well) >= _TELLING else math.nan
+        well = [m for *_, ms, care in self._batches if care != "rough" for m in ms if usable(m)]
+        return halves_apart(well) if len(well) >= _TELLING else math.nan
 
     @property
     def _measurements(self) -> list[Measurement]:
-        return [m for _, _, measurements in self._batches for m in measurements]
+        return [m for _, _, measurements, _ in self._batches for m in measurements]
 
     @property
     def usable(self) -> bool:
@@ -335,10 +327,10 @@ class _HeldOut:
 
     def accuracy(self, table: LatencyTable) -> Accuracy:
         """How far a table that has not learned from them is off."""
-        kept = np.vstack([kept for _, kept, _ in self._batches])
+        kept = np.vstack([kept for _, kept, _, _ in self._batches])
         return accuracy(table, self._graph, kept, self._measurements)
 
     def give(self, table: LatencyTable) -> None:
         """Let the table learn from them."""
-        for batch, kept, measurements in self._batches:
+        for batch, kept, measurements, _ in self._batches:
             table.add(self._graph.instantiate(kept), measurements, "check", batch)

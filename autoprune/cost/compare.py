@@ -11,8 +11,9 @@ import numpy as np
 from autoprune.core.errors import TableError, TableMismatchError
 from autoprune.cost.borrow import median_times, steady_runs
 from autoprune.cost.format import refuse_other
+from autoprune.cost.noise import halves_apart
 from autoprune.cost.pooling import medians
-from autoprune.cost.records import Observation, halves
+from autoprune.cost.records import Observation
 from autoprune.cost.table import LatencyTable
 
 #: Kernels' times repeat no better than this (relative), and tables differ where the difference
@@ -144,9 +145,8 @@ def agreement(table: LatencyTable, other: LatencyTable) -> Agreement | None:
 def _own(table: LatencyTable) -> tuple[float, float]:
     """A table's error on what it had held out, and its noise; 0 where it tells none."""
     stated = (table.info.get("accuracy") or {}).get("median_error") or 0.0
-    pairs = [h for o in table.observations if (h := halves(o)) is not None]
-    noise = [abs(a - b) / ((a + b) / 2) for a, b in pairs]
-    return float(stated), float(np.median(noise)) if noise else 0.0
+    noise = halves_apart(table.observations)
+    return float(stated), noise if np.isfinite(noise) else 0.0
 
 
 def difference(first: LatencyTable, second: LatencyTable) -> Difference:

@@ -53,3 +53,17 @@ def ratio_noise(measured: Sequence[Observation | Measurement]) -> Floats:
         std = math.hypot(math.sqrt(variance / count), measured[i].common_std)
         result[i] = measured[i].ratio * max(std, LEAST)
     return result
+
+
+def halves_apart(measured: Sequence[Observation | Measurement]) -> float:
+    """Median difference between two halves of each measurement, as a fraction; NaN for none."""
+    pairs = [h for m in measured if (h := _halves(m)) is not None]
+    return float(np.median([abs(a - b) / ((a + b) / 2) for a, b in pairs])) if pairs else math.nan
+
+
+def _halves(measured: Observation | Measurement) -> tuple[float, float] | None:
+    """The ratio from the even and from the odd repeats, or None where there are too few."""
+    each = ratios(measured)
+    if len(each) < 2:
+        return None
+    return float(np.median(each[::2])), float(np.median(each[1::2]))

@@ -11,7 +11,7 @@ Care = Literal["rough", "usual", "close"]
 
 #: Sessions of the dense network that may be measured beside each batch, and take time too.
 _BESIDE = 3
-#: Measuring as usual takes so many times as long as measuring roughly, at most.
+#: Measuring as usual takes up to about so many times as long as measuring roughly.
 _LONGER = 3.0
 
 
@@ -21,17 +21,20 @@ class Pace:
     Attributes:
         care: how closely.
         rough: candidates that were measured roughly.
-        batches: how many were measured.
     """
 
     def __init__(self) -> None:
         self.care: Care = "rough"
-        self.rough = self.batches = 0
+        self.rough = 0
         self._took: defaultdict[bool, list[tuple[int, float]]] = defaultdict(list)
+
+    @property
+    def batches(self) -> int:
+        """How many were measured."""
+        return sum(map(len, self._took.values()))
 
     def add(self, size: int, seconds: float, *, profiled: bool) -> None:
         """A batch of so many candidates took so long, all that goes with it included."""
-        self.batches += 1
         self.rough += size if self.care == "rough" else 0
         self._took[profiled].append((size, seconds))
 

@@ -186,14 +186,6 @@ def ratio_std(measurement: Measurement) -> float:
     return max(std, LEAST * measurement.ratio)
 
 
-def halves(observation: Observation | Measurement) -> tuple[float, float] | None:
-    """The ratio from the even and from the odd repeats, or None where there are too few."""
-    each = ratios(observation)
-    if len(each) < 2:
-        return None
-    return float(np.median(each[::2])), float(np.median(each[1::2]))
-
-
 def ratios(measured: Observation | Measurement) -> list[float]:
     """The ratio in each round."""
     pairs = zip(measured.samples_ms, measured.reference_ms, strict=False)

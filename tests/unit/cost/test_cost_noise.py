@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autoprune.core.device import Measurement
-from autoprune.cost.noise import ratio_noise
+from autoprune.cost.noise import halves_apart, ratio_noise
 
 
 def measured(
@@ -95,3 +95,12 @@ def test_what_rounds_have_in_common_is_noise_that_they_do_not_show():
 
     assert found[0] == pytest.approx(np.hypot(before[0], 0.05 * 0.5))
     np.testing.assert_array_equal(found[1:], before[1:])
+
+
+def test_halves_of_a_measurement_differ_by_what_its_even_and_odd_rounds_do() -> None:
+    apart = Measurement("0", samples_ms=(0.9, 1.1, 0.9, 1.1), reference_ms=(2.0,) * 4)
+    alike = replace(apart, samples_ms=(1.0,) * 4)
+    short = replace(apart, samples_ms=(1.0,))
+    assert halves_apart([apart]) == pytest.approx(0.2)
+    assert halves_apart([apart, alike, short]) == pytest.approx(0.1)
+    assert np.isnan(halves_apart([short]))

@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from small_finisher import finisher
 from torch import nn
 
 from autoprune.core.budget import Budget
 from autoprune.core.device import Measurement
 from autoprune.core.trial import Trial
 from autoprune.graph import trace
-from autoprune.study.evaluation import CandidateEvaluator, Phases
-from autoprune.study.finish import Finisher
-from autoprune.study.progress import Progress
-from autoprune.study.settings import RecoverSettings
 
 
 class CountingDevice:
@@ -41,26 +38,13 @@ def recovered(accuracies, device):
     def evaluate(model):
         return {"accuracy": next(told)}
 
-    finisher = Finisher(
-        CandidateEvaluator(network, evaluate),
-        evaluate,
-        objective="accuracy",
-        calibration=None,
-        train=[(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))],
-        recover=RecoverSettings(epochs=2),
-        loss=None,
-        seed=0,
-        checkpoints=None,
-        device=device,
-        reference_ms=None,
-        limits=Budget.parse({"latency_ms": 1.5}),
-        progress=Progress(),
-        phases=Phases(),
-    )
+    train = [(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]
+    limits = Budget.parse({"latency_ms": 1.5})
+    ending = finisher(network, evaluate, train, epochs=2, device=device, limits=limits)
     trial = Trial(0, network.dense, None, metrics={"accuracy": accuracies[0]})
-    built = finisher.measure(finisher.build(trial))
+    built = ending.measure(ending.build(trial))
     before = {name: value.clone() for name, value in built.model.state_dict().items()}
-    after = finisher.recover(built)
+    after = ending.recover(built)
     same = all(torch.equal(before[n], v) for n, v in after.model.state_dict().items())
     return after, same
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from small_finisher import finisher
 from torch import nn
 
 from autoprune.core.device import Artifact, DeviceSpec, Measurement, MeasuringProtocol
@@ -11,11 +12,7 @@ from autoprune.core.trial import Trial
 from autoprune.evaluate import quiet
 from autoprune.evaluate.quiet import measuring
 from autoprune.graph import trace
-from autoprune.study.evaluation import CandidateEvaluator, Phases
-from autoprune.study.finish import Finisher
-from autoprune.study.progress import Progress
 from autoprune.study.quietly import QuietBatches, measure_quietly
-from autoprune.study.settings import RecoverSettings
 
 
 class Observed:
@@ -66,25 +63,11 @@ def finished(observed):
         return nn.functional.cross_entropy(output, target)
 
     calibration = [torch.randn(4, 3, 8, 8)]
-    evaluator = CandidateEvaluator(traced, evaluate, calibration=calibration)
-    finisher = Finisher(
-        evaluator,
-        evaluate,
-        objective="accuracy",
-        calibration=calibration,
-        train=Batches(observed),
-        recover=RecoverSettings(epochs=1),
-        loss=loss,
-        seed=0,
-        checkpoints=None,
-        device=None,
-        reference_ms=None,
-        limits=None,
-        progress=Progress(),
-        phases=Phases(),
+    ending = finisher(
+        traced, evaluate, Batches(observed), epochs=1, calibration=calibration, loss=loss
     )
     trial = Trial(0, traced.dense, None, metrics={"accuracy": 0.5})
-    finisher.recover(finisher.build(trial))
+    ending.recover(ending.build(trial))
 
 
 def test_checking_refitting_and_recovering_a_winner_count_as_computing():
